@@ -1,0 +1,1 @@
+"""What the door and the engine agree on: the vocabulary, the ledger, the live view, the objects, the dispatch."""

@@ -1,0 +1,101 @@
+"""Celery: the app, the names of its tasks, and the one sender for each.
+
+A message is a hint that work waits; the row is the work. Messages carry one id and may be lost, doubled or late: the
+claim in Postgres decides, and the sweep sends again. So a send that fails is logged and forgotten, and **nothing is
+sent inside a transaction**: the row has to be there before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from common.settings import Settings
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+QUEUE = "imports"
+PLAN_IMPORT = "imports.plan"
+LOAD_CHUNK = "imports.load"
+
+#: Seconds. A task that takes longer is ended, and its chunk is anybody's again.
+TASK_TIME_LIMIT = 720
+#: Seconds until Redis hands out again what was not acknowledged: well above the time limit, or a task under way
+#: would be started beside itself (seen: three times for a task of 15 s under a limit of 6 s).
+VISIBILITY_TIMEOUT = 1800
+
+
+def make_app(broker_url: str, *, timeout_seconds: float = 2.0) -> Celery:
+    """Return the Celery app on a broker. Opens no connection."""
+    app = Celery("penstock", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        # Nobody waits for results; they would only grow.
+        task_ignore_result=True,
+        result_backend=None,
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        # Without requeueing: a chunk that kills its process would come back without end. The lease brings it back.
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        task_time_limit=TASK_TIME_LIMIT,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "global_keyprefix": "penstock:queue:",
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "socket_connect_timeout": timeout_seconds,
+            "max_retries": 0,
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_publish_retry=False,
+        # A lost connection ends no chunk: its commit is fenced, and letting it finish wastes less.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # For Flower: names and ids, nothing else, are in the arguments.
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    return app
+
+
+class Dispatch:
+    """Typed senders."""
+
+    def __init__(self, app: Celery) -> None:
+        """Take the app of ``make_app``."""
+        self._app = app
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Dispatch:
+        """Return senders on the broker of the settings."""
+        return cls(make_app(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds))
+
+    def plan_import(self, import_id: str) -> None:
+        """Tell the workers of an import to plan."""
+        self._send(PLAN_IMPORT, import_id)
+
+    def load_chunk(self, chunk_id: int) -> None:
+        """Tell the workers of a chunk to load."""
+        self._send(LOAD_CHUNK, chunk_id)
+
+    def queue_length(self) -> int | None:
+        """Return how many messages wait, or None where the broker does not say."""
+        try:
+            with self._app.connection_for_write() as connection:
+                return int(connection.default_channel.queue_declare(QUEUE, passive=True).message_count)
+        except Exception as error:  # noqa: BLE001  the transport lets errors of its driver through
+            log.warning("broker_away", error=type(error).__name__)
+            return None
+
+    def _send(self, task: str, argument: Any) -> None:
+        try:
+            self._app.send_task(task, args=[argument], retry=False)
+        except OperationalError as error:
+            log.warning("message_not_sent", task=task, id=argument, error=type(error).__name__)

@@ -1,0 +1,148 @@
+"""Connections and transactions, and what the driver's errors mean to us.
+
+A thread has one connection and keeps it; a process that forks opens its own, because a libpq socket must not
+cross a fork (the usual symptom: another child's rows). There is no pool: the number of threads bounds them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extras
+
+from common.errors import Terminal, Transient
+
+#: A cursor inside an open transaction; rows have the names of their columns.
+Tx = psycopg2.extras.NamedTupleCursor
+
+_SESSION = (
+    "-c timezone=UTC"
+    # A lock that does not come in this time is another's fault; the work is begun again.
+    " -c lock_timeout=60s"
+    # A process stopped between two statements keeps its uncommitted keys locked; this ends its session.
+    " -c idle_in_transaction_session_timeout=60s"
+    # Statements that fail would stand in the server's log with the rows in them.
+    " -c log_min_error_statement=panic"
+)
+
+
+class Deadlock(Transient):
+    """Postgres chose this transaction to end a deadlock; it may be run again at once."""
+
+
+class CommitUnknown(Transient):
+    """The connection broke while COMMIT was under way: only the rows can tell what became of it."""
+
+
+class Database:
+    """Opens transactions on the calling thread's own connection."""
+
+    def __init__(self, url: str, *, application_name: str = "penstock") -> None:
+        """Take a libpq URL. Nothing is opened before the first transaction."""
+        self._url = url
+        self._application_name = application_name
+        self._local = threading.local()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Give a cursor; commit when the block ends, roll back when it raises.
+
+        Raises Transient where Postgres is away, restarts or is out of something; Deadlock; CommitUnknown.
+        May block for connecting (5 s) and for locks (60 s).
+        """
+        connection = self._connection()
+        try:
+            with connection.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as tx:
+                yield tx
+        except BaseException as error:
+            self._roll_back(connection)
+            _raise_as_ours(error)
+            raise
+        try:
+            connection.commit()
+        except BaseException as error:
+            # Also where a signal handler raised: nothing but the rows knows whether the server had committed.
+            self._drop(connection)
+            if isinstance(error, psycopg2.Error):
+                raise CommitUnknown(_AWAY, str(error)) from error
+            raise
+
+    @contextmanager
+    def aside(self) -> Iterator[Tx]:
+        """Give a transaction on a connection of its own, closed afterwards: beside one that is under way."""
+        other = Database(self._url, application_name=self._application_name)
+        try:
+            with other.transaction() as tx:
+                yield tx
+        finally:
+            other.close()
+
+    def close(self) -> None:
+        """Close the calling thread's connection, if it has one. The next transaction opens another."""
+        held = getattr(self._local, "held", None)
+        if held and held[0] == os.getpid():
+            self._drop(held[1])
+
+    def _connection(self) -> Any:
+        held = getattr(self._local, "held", None)
+        if held and held[0] == os.getpid() and _answers(held[1]):
+            return held[1]
+        try:
+            connection = psycopg2.connect(
+                self._url,
+                application_name=self._application_name,
+                connect_timeout=5,
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+                options=_SESSION,
+            )
+        except psycopg2.Error as error:
+            raise Transient(_AWAY, str(error)) from error
+        # An inherited connection is only forgotten here: closing it would end the parent's session.
+        self._local.held = (os.getpid(), connection)
+        return connection
+
+    def _roll_back(self, connection: Any) -> None:
+        try:
+            connection.rollback()
+        except psycopg2.Error:
+            self._drop(connection)
+
+    def _drop(self, connection: Any) -> None:
+        self._local.held = None
+        connection.close()
+
+
+_AWAY = "The database is not available at the moment. Nothing was lost; try again shortly."
+
+
+def _answers(connection: Any) -> bool:
+    """Ask the server for a sign of life: 0.1 ms, so that a restart of Postgres costs no request its answer."""
+    if connection.closed:
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except psycopg2.Error:
+        connection.close()
+        return False
+    return True
+
+
+def _raise_as_ours(error: BaseException) -> None:
+    if isinstance(error, psycopg2.errors.DeadlockDetected):
+        raise Deadlock(_AWAY, str(error)) from error
+    # Classes 08, 40, 53, 55, 57 and 58 of SQLSTATE: gone, rolled back, out of space or memory, locked, shut down.
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+        raise Transient(_AWAY, str(error)) from error
+    if isinstance(error, psycopg2.DataError):
+        # Its own text quotes the row, which is a caller's data: not for a log.
+        raise Terminal("store_rejected", "The database refused a value that passed our checks.", error.pgcode or "") from None

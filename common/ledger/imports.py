@@ -1,0 +1,307 @@
+"""The rows of imports: admitted, planned, ended, and told about."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from common.errors import Refusal, Terminal
+from common.ledger.database import Tx
+from common.ledger.queries import load_queries
+from common.model.chunks import Counts
+from common.model.imports import Failure, Import, ImportSpec, ImportState, ImportStatus, Plan, Progress
+from common.model.mapping import Mapping, OnDuplicate
+from common.model.rejects import LineError, RejectCode
+from common.model.sources import Source, SourceRef
+
+_SQL = load_queries("imports")
+_CHUNKS = load_queries("chunks")
+
+#: Seconds after which a refused caller may try again; what a slot's end takes is not known.
+SLOT_RETRY_SECONDS = 15
+
+
+def admit_import(
+    tx: Tx,
+    *,
+    import_id: str,
+    project_id: str,
+    api_key_id: str | None,
+    spec: ImportSpec,
+    default_limit: int,
+    default_max_rejects: int,
+) -> None:
+    """Insert the row of an import, if the project has a slot for it.
+
+    Raises Refusal ``too_many_active_imports`` with the limit and the ids that hold the slots. Admissions of one
+    project wait for each other, so that the limit holds under any race (P8).
+    """
+    tx.execute(_SQL["lock_slots"], {"project_id": project_id})
+    tx.execute(_SQL["import_limit"], {"project_id": project_id})
+    row = tx.fetchone()
+    limit = row.import_limit if row and row.import_limit else default_limit
+    tx.execute(_SQL["active_imports"], {"project_id": project_id})
+    active = [_hex(row.id) for row in tx.fetchall()]
+    if len(active) >= limit:
+        raise Refusal(
+            "too_many_active_imports",
+            f"too many active imports: {len(active)} of {limit} slots of this project are in use. "
+            "Wait for one to end, or cancel one.",
+            limit=limit,
+            activeImports=active,
+            retryAfter=SLOT_RETRY_SECONDS,
+        )
+    tx.execute(_SQL["ensure_collection"], {"project_id": project_id, "name": spec.collection})
+    tx.execute(
+        _SQL["insert_import"],
+        {
+            "id": import_id,
+            "project_id": project_id,
+            "collection_id": tx.fetchone().id,
+            "api_key_id": api_key_id,
+            "source": json.dumps({"bucket": spec.source.bucket, "key": spec.source.key, "region": spec.source.region}),
+            "mapping": json.dumps(
+                {
+                    "id": spec.mapping.id_names,
+                    "time": spec.mapping.time_names,
+                    "onDuplicate": spec.mapping.on_duplicate,
+                }
+            ),
+            "max_rejects": default_max_rejects if spec.max_rejects is None else spec.max_rejects,
+        },
+    )
+
+
+def keep_secret(tx: Tx, import_id: str, sealed: bytes, *, days: int) -> None:
+    """Store the caller's sealed S3 keys beside the import, for so many days at most."""
+    tx.execute(_SQL["insert_secret"], {"import_id": import_id, "sealed": sealed, "days": days})
+
+
+def read_secret(tx: Tx, import_id: str) -> bytes | None:
+    """Return the sealed keys, or None where there were none or their days are over."""
+    tx.execute(_SQL["read_secret"], {"import_id": import_id})
+    row = tx.fetchone()
+    return bytes(row.sealed) if row else None
+
+
+def read_import(tx: Tx, import_id: str) -> Import:
+    """Return the row of an import that is known to exist."""
+    tx.execute(_SQL["read_import"], {"import_id": import_id})
+    return _import(tx.fetchone())
+
+
+def claim_plan(tx: Tx, import_id: str, *, lease_seconds: float) -> tuple[Plan, int] | None:
+    """Lease the import's plan and return it with the number of this attempt; None where another has it."""
+    tx.execute(_SQL["claim_plan"], {"import_id": import_id, "lease_seconds": lease_seconds})
+    row = tx.fetchone()
+    if row is None:
+        return None
+    end_holder(tx, row.former_pid, row.former_started)
+    return Plan(_import(row), row.lease_token), row.attempts
+
+
+def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
+    """End the backend of a lease's former holder, if it still lives."""
+    if pid is not None:
+        tx.execute(_CHUNKS["end_holder"], {"pid": pid, "started": started})
+
+
+def release_plan(tx: Tx, plan: Plan, *, delay_seconds: float) -> None:
+    """Give the plan back after a failure that passes; it is due again after the delay."""
+    tx.execute(
+        _SQL["release_plan"],
+        {"import_id": plan.job.id, "lease_token": plan.lease_token, "delay_seconds": delay_seconds},
+    )
+
+
+def pin_source(tx: Tx, import_id: str, ordinal: int, source: Source) -> None:
+    """Write what the plan saw of a source: every later read has to match it."""
+    tx.execute(
+        _SQL["insert_source"],
+        {
+            "import_id": import_id,
+            "ordinal": ordinal,
+            "bucket": source.bucket,
+            "key": source.key,
+            "region": source.region,
+            "size": source.size,
+            "etag": source.etag,
+        },
+    )
+
+
+def read_source(tx: Tx, import_id: str, ordinal: int) -> Source:
+    """Return a pinned source."""
+    tx.execute(_SQL["read_source"], {"import_id": import_id, "ordinal": ordinal})
+    row = tx.fetchone()
+    return Source(row.bucket, row.key, row.region, row.size, row.etag)
+
+
+def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> bool:
+    """Move the import to running; False where the lease was lost or the import ended: roll back then."""
+    tx.execute(
+        _SQL["start_import"],
+        {
+            "import_id": plan.job.id,
+            "lease_token": plan.lease_token,
+            "bytes_total": bytes_total,
+            "chunks_total": chunks_total,
+        },
+    )
+    return tx.fetchone() is not None
+
+
+def settle_import(tx: Tx, import_id: str) -> bool:
+    """Complete the import if its last chunk is done, and return whether this call did it. Safe to run twice."""
+    tx.execute(_SQL["settle_import"], {"import_id": import_id})
+    return _close(tx, import_id)
+
+
+def cancel_import(tx: Tx, import_id: str, project_id: str) -> bool:
+    """End the import at its caller's wish; False where it had ended or is not the project's."""
+    tx.execute(_SQL["cancel_import"], {"import_id": import_id, "project_id": project_id})
+    return _close(tx, import_id)
+
+
+def fail_import(tx: Tx, import_id: str, error: Terminal) -> bool:
+    """End the import for a reason its caller is told; False where it had ended."""
+    tx.execute(_SQL["fail_import"], {"import_id": import_id, "code": error.code, "message": error.public})
+    return _close(tx, import_id)
+
+
+def _close(tx: Tx, import_id: str) -> bool:
+    if tx.fetchone() is None:
+        return False
+    tx.execute(_SQL["copy_totals"], {"import_id": import_id})
+    tx.execute(_SQL["delete_secret"], {"import_id": import_id})
+    return True
+
+
+def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
+    """Return whether the committed chunks hold more rejects than the import may have."""
+    tx.execute(_SQL["too_many_rejects"], {"import_id": import_id})
+    row = tx.fetchone()
+    return bool(row and row.too_many)
+
+
+def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
+    """Return an import of the project as its row tells it; of one that is running, progress is still to be filled in."""
+    tx.execute(_SQL["read_status"], {"import_id": import_id, "project_id": project_id})
+    row = tx.fetchone()
+    return _status(row) if row else None
+
+
+def list_imports(
+    tx: Tx,
+    project_id: str,
+    *,
+    before: int | None = None,
+    state: ImportState | None = None,
+    collection: str | None = None,
+    limit: int,
+) -> tuple[list[str], int | None]:
+    """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
+    tx.execute(
+        _SQL["list_imports"],
+        {"project_id": project_id, "before": before, "state": state, "collection": collection, "limit": limit},
+    )
+    rows = tx.fetchall()
+    return [_hex(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
+
+
+def list_errors(
+    tx: Tx, import_id: str, *, after: tuple[int, int] = (-1, -1), limit: int
+) -> tuple[list[LineError], bool]:
+    """Return rejected lines in the order of the file from a position on, and whether there are more."""
+    tx.execute(
+        _SQL["list_errors"],
+        {"import_id": import_id, "after_chunk": after[0], "after_line": after[1], "limit": limit},
+    )
+    rows = tx.fetchall()
+    errors = [
+        LineError((row.chunk, row.line), row.index, row.byte_offset, row.length, RejectCode(row.code))
+        for row in rows[:limit]
+    ]
+    return errors, len(rows) > limit
+
+
+def send_plans_again(tx: Tx, *, resend_seconds: float, room: int) -> list[str]:
+    """Mark plans whose message or planner was lost as sent, and return their ids."""
+    tx.execute(_SQL["send_plans_again"], {"resend_seconds": resend_seconds, "room": room})
+    return [_hex(row.id) for row in tx.fetchall()]
+
+
+def unsettled_imports(tx: Tx) -> list[str]:
+    """Return running imports all of whose chunks are done."""
+    tx.execute(_SQL["unsettled_imports"])
+    return [_hex(row.id) for row in tx.fetchall()]
+
+
+def running_imports(tx: Tx) -> list[str]:
+    """Return the ids of running imports."""
+    tx.execute(_SQL["running_imports"])
+    return [_hex(row.id) for row in tx.fetchall()]
+
+
+def expired_secrets(tx: Tx) -> list[str]:
+    """Return active imports whose credentials are past their days."""
+    tx.execute(_SQL["expired_secrets"])
+    return [_hex(row.id) for row in tx.fetchall()]
+
+
+def delete_stale_secrets(tx: Tx) -> int:
+    """Delete the secrets of imports that have ended, and return how many there were."""
+    tx.execute(_SQL["delete_stale_secrets"])
+    return int(tx.rowcount)
+
+
+def _hex(value: str) -> str:
+    return value.replace("-", "")
+
+
+def _source(value: dict[str, str]) -> SourceRef:
+    return SourceRef(value["bucket"], value["key"], value["region"])
+
+
+def _mapping(value: dict[str, Any]) -> Mapping:
+    return Mapping(tuple(value["id"]), tuple(value["time"]), OnDuplicate(value["onDuplicate"]))
+
+
+def _import(row: Any) -> Import:
+    return Import(
+        _hex(row.id),
+        row.number,
+        _hex(row.project_id),
+        row.collection_id,
+        ImportState(row.state),
+        row.created_at,
+        _source(row.source),
+        _mapping(row.mapping),
+        row.max_rejects,
+    )
+
+
+def _status(row: Any) -> ImportStatus:
+    progress = Progress()
+    if row.finished_at:
+        counts = Counts(row.lines, row.imported, row.replaced, row.duplicates, row.rejected, row.blank)
+        progress = Progress(counts, row.bytes_done, row.chunks_done)
+    return ImportStatus(
+        id=_hex(row.id),
+        number=row.number,
+        collection=row.collection,
+        state=ImportState(row.state),
+        source=_source(row.source),
+        mapping=_mapping(row.mapping),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        read_at=row.read_at,
+        bytes_total=row.bytes_total,
+        chunks_total=row.chunks_total,
+        chunks_running=row.chunks_running,
+        progress=progress,
+        error=Failure(row.error_code, row.error_message) if row.error_code else None,
+        history=tuple((ImportState(state), datetime.fromisoformat(at)) for state, at in row.history),
+    )

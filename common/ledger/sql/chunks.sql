@@ -1,0 +1,145 @@
+-- name: insert_chunks
+-- All chunks of a source in one statement; the first window is marked as sent, since the planner sends it.
+INSERT INTO chunks (import_id, source_ordinal, number, start_offset, end_offset, sent_at)
+SELECT %(import_id)s, %(ordinal)s, n, n * %(chunk_bytes)s::bigint, least((n + 1) * %(chunk_bytes)s::bigint, %(size)s),
+       CASE WHEN n < %(window)s THEN now() END
+FROM generate_series(0, %(count)s - 1) AS n
+
+-- name: first_window
+SELECT id FROM chunks WHERE import_id = %(import_id)s AND sent_at IS NOT NULL ORDER BY number
+
+-- name: claim_chunk
+-- Takes the chunk of a message if nobody holds it: waiting, or its lease has ended, or its holder's backend is gone.
+-- SKIP LOCKED: whoever is claiming or committing it at this moment has it.
+WITH claimable AS (
+    SELECT c.id, c.holder_pid, c.holder_started
+    FROM chunks AS c
+    JOIN imports AS i ON i.id = c.import_id
+    WHERE c.id = %(chunk_id)s
+      AND i.state = 'running'
+      AND c.not_before <= now()
+      AND (c.state = 'waiting'
+           OR c.state = 'leased' AND (c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started)))
+    FOR UPDATE OF c SKIP LOCKED
+)
+UPDATE chunks AS c
+SET state = 'leased',
+    attempts = attempts + 1,
+    lease_token = nextval('lease_tokens'),
+    lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
+    leased_at = now(),
+    holder_pid = pg_backend_pid(),
+    holder_started = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+FROM claimable
+WHERE c.id = claimable.id
+RETURNING c.id, c.import_id, c.source_ordinal, c.number, c.start_offset, c.end_offset, c.attempts, c.lease_token,
+          claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
+
+-- name: next_claimable
+-- The import's first chunk that nobody holds, for a message whose own chunk is taken. Only a look: the claim decides.
+SELECT c.id
+FROM chunks AS c
+JOIN imports AS i ON i.id = c.import_id
+WHERE c.import_id = (SELECT import_id FROM chunks WHERE id = %(chunk_id)s)
+  AND i.state = 'running'
+  AND c.state <> 'done'
+  AND c.not_before <= now()
+  AND (c.state = 'waiting' OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))
+ORDER BY c.number
+LIMIT 1
+FOR UPDATE OF c SKIP LOCKED
+
+-- name: end_holder
+-- Ends the backend of a former holder. A worker stopped in the middle of a COPY keeps its uncommitted keys, and no
+-- timeout of Postgres ends a COPY that waits for its client. Pid and start have to match: pids are used again.
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE pid = %(pid)s AND backend_start = %(started)s AND pid <> pg_backend_pid()
+
+-- name: renew_lease
+-- Up to a ceiling for each attempt; no row where the lease is another's by now.
+UPDATE chunks
+SET lease_expires_at = least(now() + make_interval(secs => %(lease_seconds)s),
+                             leased_at + make_interval(secs => %(ceiling_seconds)s))
+WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
+RETURNING id
+
+-- name: release_chunk
+-- Gives a chunk back: after a failure that passes (the attempt counts), or at a graceful stop (it does not).
+UPDATE chunks
+SET state = 'waiting',
+    attempts = attempts - CASE WHEN %(attempt_counts)s THEN 0 ELSE 1 END,
+    lease_expires_at = NULL,
+    sent_at = NULL,
+    not_before = now() + make_interval(secs => %(delay_seconds)s)
+WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
+
+-- name: finish_chunk
+-- The chunk's entry in the ledger. No row where the token is not the latest: a zombie's, and all is rolled back.
+UPDATE chunks
+SET state = 'done', done_at = clock_timestamp(), lease_expires_at = NULL,
+    lines = %(lines)s, imported = %(imported)s, replaced = %(replaced)s, duplicates = %(duplicates)s,
+    rejected = %(rejected)s, blank = %(blank)s
+WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
+RETURNING (extract(epoch FROM done_at) * 1000)::bigint AS done_ms
+
+-- name: fence
+-- Last before COMMIT: no chunk of an import that was ended or paused can commit, and no end can overtake a commit.
+-- Last, because share locks overtake a waiting UPDATE: taken first, eight workers kept a cancel waiting for 12 s.
+SELECT id FROM imports WHERE id = %(import_id)s AND state = 'running' FOR SHARE
+
+-- name: look_at_fence
+-- The same without the lock, before the work: saves it where the fence would refuse it.
+SELECT id FROM imports WHERE id = %(import_id)s AND state = 'running'
+
+-- name: is_committed
+-- What became of a COMMIT whose answer was lost.
+SELECT state = 'done' AND lease_token = %(lease_token)s AS committed FROM chunks WHERE id = %(chunk_id)s
+
+-- name: send_next
+-- Picks the chunk that follows the window and marks it as sent, in the commit of the chunk just done.
+UPDATE chunks
+SET sent_at = now()
+WHERE id = (
+    SELECT id
+    FROM chunks
+    WHERE import_id = %(import_id)s AND state = 'waiting' AND sent_at IS NULL AND not_before <= now()
+    ORDER BY number
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED)
+RETURNING id
+
+-- name: send_chunks_again
+-- Of each running import, the chunks of its window (its first open ones) that nobody holds and that were never sent
+-- or sent long ago. The bound on the queue is the caller's: so messages neither dwindle nor pile up.
+UPDATE chunks
+SET sent_at = now()
+WHERE id IN (
+    SELECT c.id
+    FROM imports AS i
+    CROSS JOIN LATERAL (
+        SELECT id, number, state, sent_at, not_before, lease_expires_at, holder_pid, holder_started
+        FROM chunks
+        WHERE import_id = i.id AND state <> 'done'
+        ORDER BY number
+        LIMIT %(window)s
+        FOR UPDATE SKIP LOCKED) AS c
+    WHERE i.state = 'running'
+      AND c.not_before <= now()
+      AND (c.sent_at IS NULL OR c.sent_at < now() - make_interval(secs => %(resend_seconds)s))
+      AND (c.state = 'waiting' OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))
+    ORDER BY c.number, i.number
+    LIMIT %(room)s)
+RETURNING id
+
+-- name: read_progress
+-- One row a committed chunk: absolute values.
+SELECT number, end_offset - start_offset AS bytes, lines, imported, replaced, duplicates, rejected, blank,
+       (extract(epoch FROM done_at) * 1000)::bigint AS done_ms
+FROM chunks
+WHERE import_id = %(import_id)s AND state = 'done'
+
+-- name: insert_chunk_duplicates
+INSERT INTO chunk_duplicates (chunk_id, owner_number, lines)
+SELECT %(chunk_id)s, owner_number, lines
+FROM unnest(%(owners)s::bigint[], %(lines)s::bigint[]) AS d (owner_number, lines)

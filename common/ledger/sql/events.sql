@@ -1,0 +1,59 @@
+-- name: copy_events
+COPY events (collection_id, event_id, import_number, source_ordinal, byte_offset, time, odd, payload)
+FROM STDIN (FORMAT binary)
+
+-- name: copy_rejects
+COPY rejects (chunk_id, line, byte_offset, length, code, body) FROM STDIN (FORMAT binary)
+
+-- name: create_suspects
+-- A session's own table, emptied by each commit: ON COMMIT DROP would bloat the catalogue.
+-- The payload is text here, so that it is parsed once, on its way into events.
+CREATE TEMPORARY TABLE IF NOT EXISTS suspects (
+    event_id    uuid NOT NULL,
+    byte_offset bigint NOT NULL,
+    time        timestamptz NOT NULL,
+    odd         boolean NOT NULL,
+    lines       integer NOT NULL,
+    payload     text NOT NULL
+) ON COMMIT DELETE ROWS
+
+-- name: plan_by_key
+-- A chunk's suspects are looked up by key. Left alone, the planner may read all of a large events table instead:
+-- it knows nothing of a temporary table's rows.
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off
+
+-- name: copy_suspects
+COPY suspects (event_id, byte_offset, time, odd, lines, payload) FROM STDIN (FORMAT binary)
+
+-- name: place_suspects
+-- Suspects whose id is free are stored; one that stands before the stored line of the same import displaces it (P3).
+-- What another import stored stays. The join keeps known duplicates from being locked one by one (ON CONFLICT locks
+-- even what it does not change); the conflict clause catches what was committed since. Sorted by key, as every writer
+-- here: two chunks that share ids then wait for each other in one order only.
+WITH placed AS (
+    INSERT INTO events AS e
+        (collection_id, event_id, import_number, source_ordinal, byte_offset, time, odd, payload)
+    SELECT %(collection_id)s, s.event_id, %(import_number)s, %(source_ordinal)s, s.byte_offset, s.time, s.odd,
+           s.payload::json
+    FROM suspects AS s
+    LEFT JOIN events AS known ON known.collection_id = %(collection_id)s AND known.event_id = s.event_id
+    WHERE known.event_id IS NULL
+       OR known.import_number = %(import_number)s
+          AND (known.source_ordinal, known.byte_offset) > (%(source_ordinal)s, s.byte_offset)
+    ORDER BY s.event_id
+    ON CONFLICT ON CONSTRAINT events_identity DO UPDATE
+        SET source_ordinal = excluded.source_ordinal, byte_offset = excluded.byte_offset, time = excluded.time,
+            odd = excluded.odd, payload = excluded.payload
+        WHERE e.import_number = excluded.import_number
+          AND (e.source_ordinal, e.byte_offset) > (excluded.source_ordinal, excluded.byte_offset)
+    RETURNING e.xmax = 0 AS fresh
+)
+SELECT count(*) FILTER (WHERE fresh) AS fresh FROM placed
+
+-- name: count_owners
+-- For each other import that owns rows our suspects met: how many lines were dropped for it.
+SELECT e.import_number AS owner_number, sum(s.lines)::bigint AS lines
+FROM suspects AS s
+JOIN events AS e ON e.collection_id = %(collection_id)s AND e.event_id = s.event_id
+WHERE e.import_number <> %(import_number)s
+GROUP BY e.import_number

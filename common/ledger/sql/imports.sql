@@ -1,0 +1,210 @@
+-- name: lock_slots
+-- One admission of a project at a time: the count below and the insert behind it must not be overtaken.
+SELECT pg_advisory_xact_lock(hashtextextended('slots:' || %(project_id)s, 0))
+
+-- name: active_imports
+-- The imports that hold the project's slots, oldest first.
+SELECT id
+FROM imports
+WHERE project_id = %(project_id)s AND state IN ('pending', 'planning', 'running', 'paused')
+ORDER BY number
+
+-- name: import_limit
+SELECT import_limit FROM projects WHERE id = %(project_id)s
+
+-- name: ensure_collection
+-- Does nothing, but for a lock on the row, where the collection exists; DO NOTHING would return no id.
+INSERT INTO collections (project_id, name)
+VALUES (%(project_id)s, %(name)s)
+ON CONFLICT (project_id, name) DO UPDATE SET name = excluded.name
+RETURNING id
+
+-- name: insert_import
+INSERT INTO imports (id, project_id, collection_id, api_key_id, source, mapping, max_rejects)
+VALUES (%(id)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(source)s, %(mapping)s, %(max_rejects)s)
+
+-- name: insert_secret
+INSERT INTO import_secrets (import_id, sealed, expires_at)
+VALUES (%(import_id)s, %(sealed)s, now() + make_interval(days => %(days)s))
+
+-- name: read_secret
+SELECT sealed FROM import_secrets WHERE import_id = %(import_id)s AND expires_at > now()
+
+-- name: read_import
+SELECT id, number, project_id, collection_id, state, created_at, source, mapping, max_rejects
+FROM imports
+WHERE id = %(import_id)s
+
+-- name: claim_plan
+-- Takes an import that nobody plans, or whose planner's lease has ended or whose planner's backend is gone.
+-- SKIP LOCKED: whoever is claiming it at this moment has it.
+WITH claimable AS (
+    SELECT id, holder_pid, holder_started
+    FROM imports
+    WHERE id = %(import_id)s
+      AND (state = 'pending'
+           OR state = 'planning' AND (lease_expires_at < now() OR NOT holder_lives(holder_pid, holder_started)))
+      AND not_before <= now()
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE imports AS i
+SET state = 'planning',
+    attempts = attempts + 1,
+    lease_token = nextval('lease_tokens'),
+    lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
+    holder_pid = pg_backend_pid(),
+    holder_started = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+FROM claimable
+WHERE i.id = claimable.id
+RETURNING i.id, i.number, i.project_id, i.collection_id, i.state, i.created_at, i.source, i.mapping, i.max_rejects,
+          i.lease_token, i.attempts, claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
+
+-- name: release_plan
+-- Gives a plan back after a failure that passes; the sweep sends it again from not_before on.
+UPDATE imports
+SET lease_expires_at = now(), not_before = now() + make_interval(secs => %(delay_seconds)s)
+WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
+
+-- name: insert_source
+INSERT INTO sources (import_id, ordinal, bucket, key, region, size, etag)
+VALUES (%(import_id)s, %(ordinal)s, %(bucket)s, %(key)s, %(region)s, %(size)s, %(etag)s)
+
+-- name: read_source
+SELECT bucket, key, region, size, etag
+FROM sources
+WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s
+
+-- name: start_import
+-- The plan's commit: no row where another planner holds the lease, or the import was ended meanwhile.
+UPDATE imports
+SET state = 'running', started_at = now(), bytes_total = %(bytes_total)s, chunks_total = %(chunks_total)s
+WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
+RETURNING id
+
+-- name: settle_import
+-- The last one out turns off the light, and anybody may try: the state makes it happen once.
+UPDATE imports AS i
+SET state = CASE WHEN EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.rejected > 0)
+                 THEN 'completed_with_errors' ELSE 'completed' END,
+    finished_at = now()
+WHERE i.id = %(import_id)s
+  AND i.state = 'running'
+  AND NOT EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.state <> 'done')
+RETURNING id
+
+-- name: cancel_import
+-- Waits for chunks in the middle of their last statement (milliseconds); none can commit afterwards (P7).
+UPDATE imports
+SET state = 'cancelled', finished_at = now()
+WHERE id = %(import_id)s AND project_id = %(project_id)s
+  AND state IN ('pending', 'planning', 'running', 'paused')
+RETURNING id
+
+-- name: fail_import
+UPDATE imports
+SET state = 'failed', finished_at = now(), error_code = %(code)s, error_message = %(message)s
+WHERE id = %(import_id)s AND state IN ('pending', 'planning', 'running', 'paused')
+RETURNING id
+
+-- name: copy_totals
+-- After an end, in the same transaction but as a statement of its own: its snapshot is younger than the chunks that
+-- the end had to wait for.
+UPDATE imports
+SET (bytes_done, lines, imported, replaced, duplicates, rejected, blank) = (
+    SELECT coalesce(sum(end_offset - start_offset), 0), coalesce(sum(lines), 0), coalesce(sum(imported), 0),
+           coalesce(sum(replaced), 0), coalesce(sum(duplicates), 0), coalesce(sum(rejected), 0), coalesce(sum(blank), 0)
+    FROM chunks AS c
+    WHERE c.import_id = %(import_id)s AND c.state = 'done')
+WHERE id = %(import_id)s
+
+-- name: delete_secret
+DELETE FROM import_secrets WHERE import_id = %(import_id)s
+
+-- name: too_many_rejects
+-- Whether the import has more rejects than it may.
+SELECT sum(c.rejected) > i.max_rejects AS too_many
+FROM imports AS i
+JOIN chunks AS c ON c.import_id = i.id
+WHERE i.id = %(import_id)s
+GROUP BY i.id
+
+-- name: read_status
+SELECT i.id, i.number, i.state, l.name AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
+       now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message,
+       i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
+       (SELECT count(*) FROM chunks AS c
+        WHERE c.import_id = i.id AND c.state = 'leased' AND i.state = 'running') AS chunks_running,
+       (SELECT count(*) FROM chunks AS c
+        WHERE c.import_id = i.id AND c.state = 'done' AND i.finished_at IS NOT NULL) AS chunks_done,
+       (SELECT json_agg(json_build_array(h.state, h.at) ORDER BY h.number)
+        FROM import_history AS h WHERE h.import_id = i.id) AS history
+FROM imports AS i
+JOIN collections AS l ON l.id = i.collection_id
+WHERE i.id = %(import_id)s AND i.project_id = %(project_id)s
+
+-- name: list_imports
+-- One page, newest first; one row more than asked for tells that there is a next.
+SELECT id, number
+FROM imports
+WHERE project_id = %(project_id)s
+  AND (%(before)s::bigint IS NULL OR number < %(before)s)
+  AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(collection)s::text IS NULL OR collection_id = (
+        SELECT id FROM collections WHERE project_id = %(project_id)s AND name = %(collection)s))
+ORDER BY number DESC
+LIMIT %(limit)s + 1
+
+-- name: list_errors
+-- Rejected lines in the order of the file, from a position on. The line's index in the file is known once every
+-- earlier chunk of its source is done; until then the line is counted and not yet listed (no index is ever wrong).
+WITH positions AS (
+    SELECT id, number, start_offset,
+           (sum(lines) OVER earlier - lines)::bigint AS first_line,
+           bool_and(state = 'done') OVER earlier AS known
+    FROM chunks
+    WHERE import_id = %(import_id)s
+    WINDOW earlier AS (PARTITION BY source_ordinal ORDER BY number)
+)
+SELECT p.number AS chunk, r.line, p.first_line + r.line AS index, r.byte_offset, r.length, r.code
+FROM positions AS p
+JOIN rejects AS r ON r.chunk_id = p.id
+WHERE p.known AND (p.number, r.line) > (%(after_chunk)s, %(after_line)s)
+ORDER BY p.number, r.line
+LIMIT %(limit)s + 1
+
+-- name: send_plans_again
+-- Pending imports whose message was lost, and plans whose planner is gone. SKIP LOCKED: being claimed is being well.
+UPDATE imports
+SET sent_at = now()
+WHERE id IN (
+    SELECT id
+    FROM imports
+    WHERE (state = 'pending'
+           OR state = 'planning' AND (lease_expires_at < now() OR NOT holder_lives(holder_pid, holder_started)))
+      AND not_before <= now()
+      AND sent_at < now() - make_interval(secs => %(resend_seconds)s)
+    ORDER BY number
+    LIMIT %(room)s
+    FOR UPDATE SKIP LOCKED)
+RETURNING id
+
+-- name: unsettled_imports
+-- Running imports without an open chunk: whoever committed the last one died before it could settle.
+SELECT id
+FROM imports AS i
+WHERE i.state = 'running' AND NOT EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.state <> 'done')
+
+-- name: running_imports
+SELECT id FROM imports WHERE state = 'running'
+
+-- name: expired_secrets
+-- Active imports whose credentials have reached the end of their days.
+SELECT i.id
+FROM imports AS i
+JOIN import_secrets AS s ON s.import_id = i.id
+WHERE s.expires_at <= now() AND i.state IN ('pending', 'planning', 'running', 'paused')
+
+-- name: delete_stale_secrets
+DELETE FROM import_secrets AS s
+USING imports AS i
+WHERE i.id = s.import_id AND i.finished_at IS NOT NULL

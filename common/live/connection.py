@@ -1,0 +1,48 @@
+"""The one way to Redis, and what its silence means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+class Live:
+    """A client for the calling process. Never raises for a Redis that is away: callers have a way without it."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        """Take a Redis URL. Nothing is opened before the first question."""
+        self._url = url
+        self._timeout = timeout_seconds
+        self._client: tuple[int, redis.Redis] | None = None
+
+    def ask(self, question: Callable[[redis.Redis], T], *, otherwise: T) -> T:
+        """Return what ``question`` finds, or ``otherwise`` where Redis is away, loading or full."""
+        try:
+            return question(self._connected())
+        except redis.RedisError as error:
+            log.warning("redis_away", error=type(error).__name__)
+            return otherwise
+
+    def _connected(self) -> redis.Redis:
+        # A process that forked opens its own connections.
+        if self._client is None or self._client[0] != os.getpid():
+            # No retries: a command whose answer was lost would run twice. A retried SADD was seen to answer
+            # "already there" for an id that was new.
+            client = redis.Redis.from_url(
+                self._url,
+                socket_timeout=self._timeout,
+                socket_connect_timeout=self._timeout,
+                retry=Retry(NoBackoff(), 0),
+            )
+            self._client = (os.getpid(), client)
+        return self._client[1]

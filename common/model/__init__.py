@@ -1,0 +1,1 @@
+"""The vocabulary: frozen dataclasses, enums and pure rules. Standard library only."""

@@ -1,0 +1,64 @@
+"""A chunk: the byte range of a source that is read, committed and, where need be, tried again as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ChunkState(StrEnum):
+    """Where a chunk stands. Only its own transaction moves it; ends of the job never touch it."""
+
+    #: Nobody works on it. It may be in the queue or not: ``sent_at`` is a hint.
+    WAITING = "waiting"
+    #: A worker holds it by token, until its lease ends or its backend is gone.
+    LEASED = "leased"
+    #: Its events, rejects and counts were committed, once.
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of lines. ``lines`` is the sum of all the others (P2)."""
+
+    lines: int = 0
+    imported: int = 0
+    replaced: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    blank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk under lease: what its holder needs to know, read in the claim itself."""
+
+    id: int
+    import_id: str
+    source_ordinal: int
+    #: 0-based, in the order of the sources and of the bytes.
+    number: int
+    #: Byte offsets in the source; the chunk owns the lines whose first byte lies in [start, end).
+    start: int
+    end: int
+    attempts: int
+    #: Fences: whoever commits has to show the token of the latest claim.
+    lease_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a done chunk left in the ledger."""
+
+    #: The chunk's number.
+    number: int
+    #: Bytes of the chunk's range.
+    bytes: int
+    counts: Counts
+    #: Milliseconds since 1970 by the database's clock.
+    done_ms: int
+
+
+def count_chunks(size: int, chunk_bytes: int) -> int:
+    """Return how many chunks of ``chunk_bytes`` an object of ``size`` bytes has: none where it is empty."""
+    return -(-size // chunk_bytes)

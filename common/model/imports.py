@@ -1,0 +1,194 @@
+"""An import: the request as validated, the states of its row, and what a caller is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from common.model.chunks import Counts, Entry
+from common.model.mapping import Mapping
+from common.model.sources import SourceRef
+
+
+class ImportState(StrEnum):
+    """Where an import stands. The first four are active: they hold one of the project's slots."""
+
+    #: Accepted. The row is the promise; a planner will claim it, however many messages are lost.
+    PENDING = "pending"
+    #: A worker looks at the source: size, ETag, shape. A lost planner's lease ends and another begins anew.
+    PLANNING = "planning"
+    #: The chunks are rows; workers load them. Chunks commit in this state only (the fence of P7).
+    RUNNING = "running"
+    #: A caller stopped it for a while; no chunk can commit until it is resumed.
+    PAUSED = "paused"
+    #: Every chunk is committed, no line was rejected.
+    COMPLETED = "completed"
+    #: Every chunk is committed, and at least one line was rejected.
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    #: It could not go on; ``error`` says why. What was committed stays and is counted.
+    FAILED = "failed"
+    #: A caller ended it. What was committed stays and is counted.
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Return whether nothing can change any more."""
+        return self not in ACTIVE
+
+
+ACTIVE = frozenset({ImportState.PENDING, ImportState.PLANNING, ImportState.RUNNING, ImportState.PAUSED})
+
+#: The moves an import may make. A trigger holds the table to the same list.
+MOVES: dict[ImportState, frozenset[ImportState]] = {
+    ImportState.PENDING: frozenset({ImportState.PLANNING, ImportState.CANCELLED, ImportState.FAILED}),
+    ImportState.PLANNING: frozenset({ImportState.RUNNING, ImportState.CANCELLED, ImportState.FAILED}),
+    ImportState.RUNNING: frozenset(
+        {
+            ImportState.PAUSED,
+            ImportState.COMPLETED,
+            ImportState.COMPLETED_WITH_ERRORS,
+            ImportState.CANCELLED,
+            ImportState.FAILED,
+        }
+    ),
+    ImportState.PAUSED: frozenset({ImportState.RUNNING, ImportState.CANCELLED, ImportState.FAILED}),
+    ImportState.COMPLETED: frozenset(),
+    ImportState.COMPLETED_WITH_ERRORS: frozenset(),
+    ImportState.FAILED: frozenset(),
+    ImportState.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Keys to the caller's S3. They never leave this object but sealed, and its repr shows none of them."""
+
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSpec:
+    """A validated request. Stored as it was asked, but for the credentials, which are sealed apart."""
+
+    collection: str
+    source: SourceRef
+    mapping: Mapping
+    #: None where the source is one of our own buckets, which a setting names.
+    credentials: Credentials | None = None
+    #: Rejected lines above which the import fails; None for the service's own limit.
+    max_rejects: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import's row, as the engine reads it."""
+
+    id: str
+    #: Drawn from a sequence when the row was written: the order among imports.
+    number: int
+    project_id: str
+    collection_id: int
+    state: ImportState
+    created_at: datetime
+    source: SourceRef
+    mapping: Mapping
+    max_rejects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a planner holds while it looks at the source."""
+
+    job: Import
+    lease_token: int
+
+
+#: The seed shows a rate and names no window; ten seconds is the design's.
+RATE_WINDOW_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an import is: sums over its committed chunks."""
+
+    counts: Counts = Counts()
+    bytes_done: int = 0
+    chunks_done: int = 0
+    #: Events imported in the ten seconds before the question.
+    imported_lately: int = 0
+
+
+def sum_progress(entries: Iterable[Entry], *, now_ms: int) -> Progress:
+    """Return the sums over committed chunks; ``now_ms`` by the clock that stamped them."""
+    since = now_ms - RATE_WINDOW_SECONDS * 1000
+    rows = [(*astuple(e.counts), e.bytes, 1, e.counts.imported if e.done_ms > since else 0) for e in entries]
+    if not rows:
+        return Progress()
+    *counts, bytes_done, chunks_done, lately = map(sum, zip(*rows, strict=True))
+    return Progress(Counts(*counts), bytes_done, chunks_done, lately)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an import failed: a stable word and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStatus:
+    """All that a caller may be told; a room renders what its dialect knows of it."""
+
+    id: str
+    number: int
+    collection: str
+    state: ImportState
+    source: SourceRef
+    mapping: Mapping
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    #: The database's clock when the row was read: what elapsed times are measured against.
+    read_at: datetime
+    #: None until the object was looked at.
+    bytes_total: int | None
+    chunks_total: int
+    chunks_running: int
+    progress: Progress
+    error: Failure | None
+    history: tuple[tuple[ImportState, datetime], ...]
+
+    @property
+    def percent(self) -> float:
+        """Return committed bytes of all bytes, 0 to 100 with two decimals, cut and not rounded.
+
+        Of committed bytes only, so it never falls; cut, so that 100 means all. An empty object that
+        completed has 100.
+        """
+        if self.bytes_total:
+            return int(self.progress.bytes_done * 10_000 // self.bytes_total) / 100
+        return 100.0 if self.state in (ImportState.COMPLETED, ImportState.COMPLETED_WITH_ERRORS) else 0.0
+
+    @property
+    def events_per_second(self) -> int:
+        """Return events imported a second: over the last ten while running, over the whole run afterwards."""
+        if self.started_at is None:
+            return 0
+        elapsed = ((self.finished_at or self.read_at) - self.started_at).total_seconds()
+        if self.state.ended:
+            return round(self.progress.counts.imported / elapsed) if elapsed > 0 else 0
+        return round(self.progress.imported_lately / max(min(elapsed, RATE_WINDOW_SECONDS), 0.1))
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """Return seconds until the end at the pace so far, or None while nothing is known."""
+        if self.state is not ImportState.RUNNING or not self.started_at or not self.progress.bytes_done:
+            return None
+        elapsed = (self.read_at - self.started_at).total_seconds()
+        left = (self.bytes_total or 0) - self.progress.bytes_done
+        return max(round(elapsed * left / self.progress.bytes_done), 0)

@@ -1,0 +1,28 @@
+"""How a line's fields become an event: what a dialect hands to the engine instead of its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OnDuplicate(StrEnum):
+    """What happens to a line whose id is stored already."""
+
+    #: The stored event stays; the line is counted as a duplicate.
+    KEEP = "keep"
+    #: The later line takes the place of the stored event.
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Which members of a line, in order of preference, hold its id and its time.
+
+    The first name whose member is present and not null counts. Names are looked up at the top level of the
+    object only, and exactly (no dotted paths).
+    """
+
+    id_names: tuple[str, ...] = ("$unique_id",)
+    time_names: tuple[str, ...] = ("$time",)
+    on_duplicate: OnDuplicate = OnDuplicate.KEEP

@@ -1,0 +1,69 @@
+"""A line we could not take: where it is, what is wrong with it, and its bytes. Data, not an exception (P5)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+#: Bytes of a rejected line that are kept, so that it can be mended and sent again.
+KEPT_BYTES = 64 * 1024
+
+
+class RejectCode(StrEnum):
+    """Why a line was rejected. The codes are stable: callers match on them."""
+
+    INVALID_JSON = "invalid_json"
+    NOT_AN_OBJECT = "not_an_object"
+    INVALID_UTF8 = "invalid_utf8"
+    LONE_SURROGATE = "lone_surrogate"
+    TOO_DEEP = "too_deep"
+    LINE_TOO_LONG = "line_too_long"
+    INVALID_ID = "invalid_id"
+    EMPTY_ID = "empty_id"
+    ID_TOO_LONG = "id_too_long"
+    INVALID_TIME = "invalid_time"
+
+    @property
+    def sentence(self) -> str:
+        """Return the plain sentence a person is shown. The first is the seed's own."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    RejectCode.INVALID_JSON: "The JSON specified was not valid.",
+    RejectCode.NOT_AN_OBJECT: "The line is valid JSON but not an object.",
+    RejectCode.INVALID_UTF8: "The line is not valid UTF-8.",
+    RejectCode.LONE_SURROGATE: "The line holds half of a surrogate pair (\\ud800 to \\udfff), which is no character.",
+    RejectCode.TOO_DEEP: "The line is nested more deeply than 512 levels.",
+    RejectCode.LINE_TOO_LONG: "The line is longer than this service accepts.",
+    RejectCode.INVALID_ID: "The id is neither a string nor an integer.",
+    RejectCode.EMPTY_ID: "The id is an empty string.",
+    RejectCode.ID_TOO_LONG: "The id is longer than 512 bytes.",
+    RejectCode.INVALID_TIME: "The time is neither an ISO 8601 time nor a number of seconds or milliseconds since 1970.",
+}
+
+
+class Reject(NamedTuple):
+    """A rejected line."""
+
+    #: 0-based index among the lines that the chunk owns.
+    line: int
+    #: Of the line's first byte in the source.
+    offset: int
+    #: Bytes of the line without its line end; of a line over the limit, the limit plus one.
+    length: int
+    code: RejectCode
+    #: The line's first ``KEPT_BYTES`` bytes.
+    body: bytes
+
+
+class LineError(NamedTuple):
+    """A rejected line with its place in the whole file."""
+
+    #: The position to go on from: number of the chunk, line within it.
+    position: tuple[int, int]
+    #: 0-based among all lines of the source.
+    index: int
+    byte_offset: int
+    length: int
+    code: RejectCode

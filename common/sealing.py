@@ -1,0 +1,63 @@
+"""Seals callers' S3 credentials: only who has the sealing key, and names the same import, can open them.
+
+AES-256-GCM of the cryptography library. The import's id is bound in as associated data, so that a row's secret moved
+to another import does not open. A fresh random nonce a seal; keys rotate by putting a new one in front.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from common.errors import Terminal
+from common.model.imports import Credentials
+from common.settings import SettingsError
+
+_NONCE_BYTES = 12
+
+
+class Sealer:
+    """Seals with the newest key, opens with any."""
+
+    def __init__(self, keys: str) -> None:
+        """Take comma-separated base64 keys of 32 bytes, the newest first. Raises SettingsError."""
+        self._ciphers = [AESGCM(_decode(key)) for key in keys.split(",") if key.strip()]
+        if not self._ciphers:
+            message = "PENSTOCK_SEALING_KEYS holds no key"
+            raise SettingsError(message)
+
+    def seal(self, import_id: str, credentials: Credentials) -> bytes:
+        """Return the credentials as bytes that only ``open`` with the same id can read."""
+        text = json.dumps([credentials.access_key_id, credentials.secret_access_key, credentials.session_token])
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, text.encode(), import_id.encode())
+
+    def open(self, import_id: str, sealed: bytes) -> Credentials:
+        """Return the credentials. Raises Terminal where no key of ours opens them."""
+        for cipher in self._ciphers:
+            try:
+                text = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], import_id.encode())
+            except InvalidTag:
+                continue
+            return Credentials(*json.loads(text))
+        raise Terminal(
+            "credentials_unreadable",
+            "The S3 credentials of this import can no longer be read; start it again with fresh ones.",
+            "no sealing key opens the secret: was a key taken away before its imports had ended?",
+        )
+
+
+def _decode(key: str) -> bytes:
+    try:
+        raw = base64.b64decode(key.strip().replace("-", "+").replace("_", "/"), validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 32:
+        message = "PENSTOCK_SEALING_KEYS takes base64 of 32 bytes each, comma-separated"
+        raise SettingsError(message)
+    return raw
