@@ -1,0 +1,32 @@
+"""The worker process: ``celery -A workers.app worker``. Loads the tasks and keeps the sweep running beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import celeryd_init, task_postrun, task_prerun
+
+from common.dispatch import make_app
+from common.settings import Settings
+from common.telemetry import bind, configure_logs
+from workers.sweeping import SweepStep
+
+settings = Settings.from_environment()
+app = make_app(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+app.conf.imports = ("workers.tasks",)
+app.steps["worker"].add(SweepStep)
+
+
+@celeryd_init.connect
+def _start(**_: Any) -> None:
+    configure_logs(settings.log_level)
+
+
+@task_prerun.connect
+def _bind(task_id: str, task: Any, args: tuple[Any, ...], **_: Any) -> None:
+    bind(task=task.name, id=args[0] if args else None, message=task_id)
+
+
+@task_postrun.connect
+def _unbind(**_: Any) -> None:
+    bind()

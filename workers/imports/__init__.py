@@ -1,0 +1,1 @@
+"""The road of an import: plan, load (framing, decoding), settle."""

@@ -1,0 +1,82 @@
+"""Look at an import's source, pin it, and cut it into chunks."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from common.errors import Terminal, Transient
+from common.ledger import chunks, imports
+from common.model.imports import Plan
+from common.model.sources import Source
+from common.objects import Objects
+from common.runtime import Runtime
+from common.telemetry import bind, get_logger
+from workers.imports.retrying import delay_after
+from workers.imports.settle import fail_import, settle_import
+from workers.imports.shape import SAMPLE_BYTES, check_shape
+
+log = get_logger(__name__)
+
+
+def plan_import(runtime: Runtime, import_id: str) -> None:
+    """Claim the import's plan, make it, commit it, and send the first window of chunks.
+
+    Safe to run twice, and by several at once: the claim decides, and a planner that lost its lease cannot commit.
+    Whatever goes wrong ends in the row: failed with a reason, or due again.
+    """
+    with runtime.database.transaction() as tx:
+        claimed = imports.claim_plan(tx, import_id, lease_seconds=runtime.settings.lease_seconds)
+    if claimed is None:
+        return
+    plan, attempt = claimed
+    bind(import_id=import_id, attempt=attempt)
+    try:
+        if attempt > runtime.settings.chunk_attempts:
+            raise _worn_out(attempt)
+        chunk_ids = _commit_plan(runtime, plan, _look_at(runtime, plan))
+    except Terminal as error:
+        fail_import(runtime, import_id, error)
+    except _LeaseLostError:
+        log.info("plan_overtaken")
+    except Transient as error:
+        log.warning("plan_postponed", error=str(error))
+        with runtime.database.transaction() as tx:
+            imports.release_plan(tx, plan, delay_seconds=delay_after(attempt))
+    else:
+        for chunk_id in chunk_ids:
+            runtime.dispatch.load_chunk(chunk_id)
+        settle_import(runtime, import_id)  # an empty object has no chunk that could ask for it
+
+
+def _look_at(runtime: Runtime, plan: Plan) -> Source:
+    """Pin the object and refuse one of the wrong shape before anything is loaded."""
+    objects = runtime.objects_of(plan.job)
+    source = objects.pin(plan.job.source)
+    check_shape(_sample(objects, source))
+    return source
+
+
+def _sample(objects: Objects, source: Source) -> bytes:
+    pieces = objects.read_from(source, 0, min(SAMPLE_BYTES, source.size))
+    return b"".join(islice(pieces, 1))[:SAMPLE_BYTES]
+
+
+def _commit_plan(runtime: Runtime, plan: Plan, source: Source) -> list[int]:
+    """Write source, chunks and the step to running at once; return the chunks to send."""
+    settings, job = runtime.settings, plan.job
+    with runtime.database.transaction() as tx:
+        imports.pin_source(tx, job.id, 0, source)
+        count = chunks.insert_chunks(
+            tx, job.id, 0, size=source.size, chunk_bytes=settings.chunk_bytes, window=settings.window
+        )
+        if not imports.start_import(tx, plan, bytes_total=source.size, chunks_total=count):
+            raise _LeaseLostError
+        return chunks.first_window(tx, job.id)
+
+
+class _LeaseLostError(Exception):
+    """Another planner has the import, or it ended: what was written here is rolled back."""
+
+
+def _worn_out(attempt: int) -> Terminal:
+    return Terminal("plan_failed", f"The object could not be looked at in {attempt - 1} attempts.")

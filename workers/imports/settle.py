@@ -1,0 +1,38 @@
+"""Find an import's end and write it."""
+
+from __future__ import annotations
+
+from common.errors import Terminal
+from common.ledger import imports
+from common.runtime import Runtime
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+def settle_import(runtime: Runtime, import_id: str) -> bool:
+    """Complete the import if its last chunk is done; return whether this call did it.
+
+    Anybody may call it at any time: whoever commits the last chunk sees all others done, and if it dies before it
+    can ask, the sweep asks again.
+    """
+    with runtime.database.transaction() as tx:
+        settled = imports.settle_import(tx, import_id)
+    if settled:
+        log.info("import_settled", import_id=import_id)
+        _forget(runtime, import_id)
+    return settled
+
+
+def fail_import(runtime: Runtime, import_id: str, error: Terminal) -> None:
+    """End the import for a reason that its caller is told. Does nothing where it has ended."""
+    with runtime.database.transaction() as tx:
+        failed = imports.fail_import(tx, import_id, error)
+    if failed:
+        log.warning("import_failed", import_id=import_id, code=error.code, reason=str(error))
+        _forget(runtime, import_id)
+
+
+def _forget(runtime: Runtime, import_id: str) -> None:
+    runtime.progress.forget(import_id)
+    runtime.forget_objects_of(import_id)

@@ -1,0 +1,128 @@
+"""Heals what falls between: lost messages, dead workers, unsettled imports, expired secrets, a forgetful Redis.
+
+``python -m workers.sweep`` runs beside every worker. Each round looks at the whole present state (nothing is an event
+that could be missed), is safe to run twice, and is run by one of them at a time: a transaction-level advisory lock,
+which Postgres takes back when its holder dies. There is no service whose death would stop it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from common.errors import PenstockError, Terminal
+from common.ledger import chunks, imports
+from common.ledger.database import Database, Tx
+from common.runtime import Runtime
+from common.settings import Settings
+from common.telemetry import configure_logs, get_logger
+from workers.imports.settle import fail_import, settle_import
+
+log = get_logger(__name__)
+
+_LOCK = 0x5377656570
+_PR_SET_PDEATHSIG = 1
+
+
+def sweep(runtime: Runtime) -> bool:
+    """Do one round; return False where another sweep is at it.
+
+    Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
+    """
+    with runtime.database.aside() as guard:
+        guard.execute("SELECT pg_try_advisory_xact_lock(%s) AS mine", (_LOCK,))
+        if not guard.fetchone().mine:
+            return False
+        for step in (_settle, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
+            try:
+                step(runtime)
+            except PenstockError as error:
+                log.warning("sweep_step_failed", step=step.__name__.strip("_"), error=str(error))
+    return True
+
+
+def _settle(runtime: Runtime) -> None:
+    for import_id in _list(runtime.database, imports.unsettled_imports):
+        if settle_import(runtime, import_id):
+            log.info("healed_unsettled_import", import_id=import_id)
+
+
+def _send_again(runtime: Runtime) -> None:
+    """Send what was lost. While nobody knows how long the queue is, the broker would not take anything either."""
+    settings, waiting = runtime.settings, runtime.dispatch.queue_length()
+    if waiting is None or waiting >= settings.resend_queue_bound:
+        return
+    room = settings.resend_queue_bound - waiting
+    with runtime.database.transaction() as tx:
+        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=room)
+        loads = chunks.send_chunks_again(
+            tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room
+        )
+    for import_id in plans:
+        runtime.dispatch.plan_import(import_id)
+    for chunk_id in loads:
+        runtime.dispatch.load_chunk(chunk_id)
+    if plans or loads:
+        log.info("sent_again", plans=len(plans), chunks=len(loads))
+
+
+def _expire_secrets(runtime: Runtime) -> None:
+    days = runtime.settings.secret_days
+    error = Terminal(
+        "credentials_expired", f"The import did not end within {days} days, after which S3 credentials are deleted."
+    )
+    for import_id in _list(runtime.database, imports.expired_secrets):
+        fail_import(runtime, import_id, error)
+    with runtime.database.transaction() as tx:
+        imports.delete_stale_secrets(tx)
+
+
+def _rebuild_progress(runtime: Runtime) -> None:
+    """Write progress anew where Redis knows of fewer chunks than the ledger."""
+    for import_id in _list(runtime.database, imports.running_imports):
+        with runtime.database.transaction() as tx:
+            entries = chunks.read_entries(tx, import_id)
+        if runtime.progress.size(import_id) != len(entries):
+            runtime.progress.build(import_id, entries)
+
+
+def _trim_marks(runtime: Runtime) -> None:
+    runtime.seen.trim()
+
+
+def _list(database: Database, query: Callable[[Tx], list[str]]) -> list[str]:
+    with database.transaction() as tx:
+        return query(tx)
+
+
+def main() -> None:
+    """Sweep until told to stop, or until the worker that started this is gone."""
+    _die_with_parent()
+    settings = Settings.from_environment()
+    configure_logs(settings.log_level)
+    runtime = Runtime.build(settings, name="penstock-sweep")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while not stop.wait(settings.sweep_seconds):
+        try:
+            sweep(runtime)
+        except PenstockError as error:
+            log.warning("sweep_failed", error=str(error))
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for a signal when the parent dies: a worker killed by SIGKILL can tell nobody."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if parent == 1 or os.getppid() != parent:
+            sys.exit()
+
+
+if __name__ == "__main__":
+    main()
