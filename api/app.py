@@ -1,0 +1,33 @@
+"""Wiring: settings in, a Flask app with all rooms out. ``gunicorn "api.app:create_app()"``."""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask_smorest import Api
+
+from api import connect, health, native
+from api.web import MAX_BODY, Json
+from common.runtime import Runtime
+from common.settings import Settings
+from common.telemetry import configure_logs
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the app. Opens no connection yet."""
+    settings = settings or Settings.from_environment()
+    configure_logs(settings.log_level)
+    app = Flask("penstock", static_folder=None)
+    app.json = Json(app)
+    app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
+    app.config.update(
+        MAX_CONTENT_LENGTH=MAX_BODY,
+        API_TITLE="Penstock",
+        API_VERSION="v1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/api",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    app.register_blueprint(health.blueprint)
+    app.register_blueprint(connect.blueprint)
+    native.register(app, Api(app))
+    return app

@@ -1,0 +1,9 @@
+"""The wire of Connect (getconnect.io): ``POST /event-import`` and ``GET /event-import/:id``.
+
+From the seed document; where it is silent, from the vendor's own forms of errors. Not here yet: pushing events,
+exports, collections, filtered keys.
+"""
+
+from api.connect.routes import blueprint
+
+__all__ = ["blueprint"]

@@ -1,0 +1,54 @@
+"""The verbs: parse, desk, render."""
+
+from __future__ import annotations
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from api.callers import Caller, identify
+from api.connect import parse, render
+from api.web import desk, link, read_json, runtime, status_of
+from common.errors import Refusal, Transient
+
+blueprint = Blueprint("connect", __name__)
+
+
+@blueprint.post("/event-import")
+def start_import() -> ResponseReturnValue:
+    """Start an import; the answer's Location tells where to watch it."""
+    caller = _caller()
+    status = desk().start_import(caller, parse.import_spec(read_json()))
+    return "", 201, {"Location": link(f"/event-import/{status.id}")}
+
+
+@blueprint.get("/event-import/<import_id>")
+def read_import(import_id: str) -> ResponseReturnValue:
+    """Tell how far the import is, and which lines could not be taken."""
+    caller = _caller()
+    status = desk().read_import(caller, import_id)
+    errors = desk().list_errors(caller, import_id, limit=render.MOST_ERRORS).items
+    return render.import_status(status, errors)
+
+
+@blueprint.errorhandler(Refusal)
+def refuse(refusal: Refusal) -> ResponseReturnValue:
+    """Answer in Connect's form of errors."""
+    return render.refusal(refusal)
+
+
+@blueprint.errorhandler(Transient)
+def postpone(error: Transient) -> ResponseReturnValue:
+    """Ask the caller to come again."""
+    return {"errorMessage": error.public}, 503, {"Retry-After": "5"}
+
+
+@blueprint.errorhandler(HTTPException)
+def refuse_http(error: HTTPException) -> ResponseReturnValue:
+    """Answer what Flask itself refuses: a body over the limit, say."""
+    return {"errorMessage": error.description}, status_of(error)
+
+
+def _caller() -> Caller:
+    project = request.headers.get("X-Project-Id", "")
+    return identify(runtime().database, request.headers.get("X-API-Key"), project=project)

@@ -1,0 +1,137 @@
+"""What can be asked of the service, without HTTP and without a dialect: every room brings its wishes here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from api.callers import PUSH, QUERY, Caller
+from common.errors import Refusal
+from common.ledger import chunks, imports
+from common.model.ids import new_id, parse_id, unknown_import
+from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
+from common.model.rejects import LineError
+from common.runtime import Runtime
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPage:
+    """Some of a project's imports, newest first."""
+
+    items: list[ImportStatus]
+    #: What to ask for next, or None at the end.
+    next_before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """Some of an import's rejected lines, in the order of the file."""
+
+    items: list[LineError]
+    #: Position to go on after, or None at the end of what is known so far.
+    next_after: tuple[int, int] | None
+
+
+class Desk:
+    """The use cases. Raises Refusal for what is not taken, Transient while Postgres is away."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Take the process's runtime."""
+        self._runtime = runtime
+
+    def start_import(self, caller: Caller, spec: ImportSpec) -> ImportStatus:
+        """Admit an import and return it. Once this returns the import will run, whatever happens to the queue.
+
+        Raises Refusal where the project has no free slot, or the source needs credentials and has none.
+        """
+        caller.require(PUSH)
+        settings, import_id = self._runtime.settings, new_id()
+        if spec.credentials is None and spec.source.bucket not in settings.readable_buckets:
+            text = "The source needs accessKeyId and secretAccessKey."
+            raise Refusal("credentials_required", text, field="source.accessKeyId")
+        with self._runtime.database.transaction() as tx:
+            imports.admit_import(
+                tx,
+                import_id=import_id,
+                project_id=caller.project_id,
+                api_key_id=caller.key_id,
+                spec=spec,
+                default_limit=settings.import_limit,
+                default_max_rejects=settings.max_rejects,
+            )
+            if spec.credentials:
+                sealed = self._runtime.sealer.seal(import_id, spec.credentials)
+                imports.keep_secret(tx, import_id, sealed, days=settings.secret_days)
+        log.info("import_accepted", import_id=import_id, collection=spec.collection)
+        self._runtime.dispatch.plan_import(import_id)
+        return self.read_import(caller, import_id)
+
+    def read_import(self, caller: Caller, import_id: str) -> ImportStatus:
+        """Return the import's status. Raises Refusal ``not_found`` for another project's too."""
+        caller.require(PUSH, QUERY)
+        found = parse_id(import_id)
+        if found is None:
+            raise unknown_import(import_id)
+        with self._runtime.database.transaction() as tx:
+            status = imports.read_status(tx, found, caller.project_id)
+        if status is None:
+            raise unknown_import(import_id)
+        if status.state in (ImportState.RUNNING, ImportState.PAUSED):
+            return replace(status, progress=self._progress(status))
+        return status
+
+    def list_imports(
+        self,
+        caller: Caller,
+        *,
+        before: int | None = None,
+        state: ImportState | None = None,
+        collection: str | None = None,
+        limit: int = 50,
+    ) -> ImportPage:
+        """Return a page of the project's imports."""
+        caller.require(PUSH, QUERY)
+        with self._runtime.database.transaction() as tx:
+            ids, next_before = imports.list_imports(
+                tx, caller.project_id, before=before, state=state, collection=collection, limit=limit
+            )
+        return ImportPage([self.read_import(caller, import_id) for import_id in ids], next_before)
+
+    def cancel_import(self, caller: Caller, import_id: str) -> ImportStatus:
+        """End the import. When this returns, no further row of it can commit (P7); what is committed stays.
+
+        Cancelling a cancelled import changes nothing. Raises Refusal ``import_ended`` where it had ended otherwise.
+        """
+        caller.require(PUSH)
+        status = self.read_import(caller, import_id)
+        with self._runtime.database.transaction() as tx:
+            cancelled = imports.cancel_import(tx, status.id, caller.project_id)
+        if cancelled:
+            log.info("import_cancelled", import_id=status.id)
+            self._runtime.progress.forget(status.id)
+        status = self.read_import(caller, import_id)
+        if status.state is not ImportState.CANCELLED:
+            raise Refusal("import_ended", f"The import has ended already: it is {status.state.value}.")
+        return status
+
+    def list_errors(
+        self, caller: Caller, import_id: str, *, after: tuple[int, int] = (-1, -1), limit: int = 1000
+    ) -> ErrorPage:
+        """Return rejected lines from a position on. A line is listed once its index in the file is known."""
+        status = self.read_import(caller, import_id)
+        with self._runtime.database.transaction() as tx:
+            errors, more = imports.list_errors(tx, status.id, after=after, limit=limit)
+        return ErrorPage(errors, errors[-1].position if more else None)
+
+    def _progress(self, status: ImportStatus) -> Progress:
+        """Return progress from Redis, or from the ledger where Redis has lost it, and put it back there."""
+        now_ms = round(status.read_at.timestamp() * 1000)
+        progress = self._runtime.progress.read(status.id, now_ms=now_ms)
+        if progress is None:
+            with self._runtime.database.transaction() as tx:
+                entries = chunks.read_entries(tx, status.id)
+            self._runtime.progress.build(status.id, entries)
+            progress = sum_progress(entries, now_ms=now_ms)
+        return progress

@@ -1,0 +1,5 @@
+"""Penstock's own wire, below ``/api``: bearer keys, camelCase JSON, problem details (RFC 9457), OpenAPI 3.1."""
+
+from api.native.routes import register
+
+__all__ = ["register"]

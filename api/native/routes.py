@@ -1,0 +1,131 @@
+"""The verbs: parse, desk, render; and the native form of every error, which unknown paths get too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Response, g, jsonify
+from flask.typing import ResponseReturnValue
+from flask_smorest import Api, Blueprint
+from werkzeug.exceptions import HTTPException
+
+from api.native import parse, render, schemas
+from api.web import bearer, desk, link
+from common.errors import Refusal, Transient
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+blueprint = Blueprint("imports", __name__, url_prefix="/api/imports", description="Bulk imports of events from S3.")
+
+
+@blueprint.before_request
+def _identify() -> None:
+    """Know the caller before anything of the request is looked at: a stranger learns nothing of our schemas."""
+    g.caller = bearer()
+
+
+@blueprint.post("")
+@blueprint.arguments(schemas.ImportRequest)
+@blueprint.response(201, schemas.ImportReply)
+def start_import(asked: dict[str, Any]) -> ResponseReturnValue:
+    """Start an import."""
+    status = desk().start_import(g.caller, parse.import_spec(asked))
+    document = render.import_status(status, link)
+    return document, 201, {"Location": document["links"]["self"], **render.retry_after(status)}
+
+
+@blueprint.get("")
+@blueprint.arguments(schemas.ListQuery, location="query")
+@blueprint.response(200, schemas.ImportListReply)
+def list_imports(asked: dict[str, Any]) -> ResponseReturnValue:
+    """List the project's imports, newest first."""
+    page = desk().list_imports(
+        g.caller,
+        before=asked.get("cursor"),
+        state=asked.get("status"),
+        collection=asked.get("collection"),
+        limit=asked["limit"],
+    )
+    return {
+        "items": [render.import_status(status, link) for status in page.items],
+        "next": str(page.next_before) if page.next_before else None,
+    }
+
+
+@blueprint.get("/<import_id>")
+@blueprint.response(200, schemas.ImportReply)
+def read_import(import_id: str) -> ResponseReturnValue:
+    """Tell how far an import is."""
+    status = desk().read_import(g.caller, import_id)
+    return render.import_status(status, link), 200, render.retry_after(status)
+
+
+@blueprint.post("/<import_id>/cancel")
+@blueprint.response(200, schemas.ImportReply)
+def cancel_import(import_id: str) -> ResponseReturnValue:
+    """End an import: after the answer none of its rows is written any more."""
+    return render.import_status(desk().cancel_import(g.caller, import_id), link)
+
+
+@blueprint.get("/<import_id>/errors")
+@blueprint.arguments(schemas.ErrorsQuery, location="query")
+@blueprint.response(200, schemas.ErrorListReply)
+def list_errors(asked: dict[str, Any], import_id: str) -> ResponseReturnValue:
+    """List rejected lines with their index in the file, each once its index is known."""
+    page = desk().list_errors(
+        g.caller, import_id, after=parse.error_position(asked.get("cursor")), limit=asked["limit"]
+    )
+    return {
+        "items": [render.line_error(error) for error in page.items],
+        "rejected": desk().read_import(g.caller, import_id).progress.counts.rejected,
+        "next": "{}-{}".format(*page.next_after) if page.next_after else None,
+    }
+
+
+def register(app: Flask, api: Api) -> None:
+    """Mount the room, and make its form of errors the app's."""
+    api.register_blueprint(blueprint)
+    app.register_error_handler(Refusal, _refuse)
+    app.register_error_handler(Transient, _postpone)
+    app.register_error_handler(HTTPException, _refuse_http)
+    app.register_error_handler(Exception, _apologise)
+
+
+def _refuse(refused: Refusal) -> ResponseReturnValue:
+    body, status, headers = render.refusal(refused)
+    return _problem(body), status, headers
+
+
+def _postpone(error: Transient) -> ResponseReturnValue:
+    log.warning("request_postponed", error=str(error))
+    return _problem(render.problem(503, error.code, error.public)), 503, {"Retry-After": "5"}
+
+
+def _refuse_http(error: HTTPException) -> ResponseReturnValue:
+    """Answer what Flask or the schemas refuse, with the headers they set: 405 has to name what is allowed."""
+    status = error.code or 500
+    data: dict[str, Any] = getattr(error, "data", {})
+    fields = data.get("messages", {})
+    extra = {"errors": fields.get("json") or fields.get("query") or fields} if fields else {}
+    code = "invalid_request" if status in (400, 415, 422) else error.name.lower().replace(" ", "_")
+    detail = "The request is not valid." if fields else error.description or error.name
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    return _problem(render.problem(status, code, detail, **extra)), status, {**headers, **data.get("headers", {})}
+
+
+def _apologise(error: Exception) -> ResponseReturnValue:
+    """Answer a mistake of ours without its text, which could hold anything; the log has its kind and place."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+    log.error("request_failed", error=type(error).__name__, where=where)
+    text = "The service made a mistake. It is logged; trying again may help."
+    return _problem(render.problem(500, "internal_error", text)), 500
+
+
+def _problem(body: dict[str, Any]) -> Response:
+    response = jsonify(body)
+    response.mimetype = "application/problem+json"
+    return response

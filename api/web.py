@@ -1,0 +1,68 @@
+"""Flask mechanics that every room needs: the caller, the body, the links."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import ujson
+from flask import Flask, current_app, request
+from flask.json.provider import JSONProvider
+from werkzeug.exceptions import HTTPException
+
+from api.callers import Caller, identify
+from api.desk import Desk
+from common.errors import Refusal
+from common.runtime import Runtime
+
+#: Bytes. No request of ours that is JSON comes near it.
+MAX_BODY = 64 * 1024
+
+
+class Json(JSONProvider):
+    """Writes with ujson; reads with msgspec, since ujson takes NaN and ``01``, which are no JSON."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        """Return ``obj`` as JSON."""
+        return ujson.dumps(obj, escape_forward_slashes=False, ensure_ascii=False)
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        """Return what the JSON text says. Raises ValueError."""
+        try:
+            return msgspec.json.decode(s)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+
+def runtime() -> Runtime:
+    """Return the runtime of the app that answers."""
+    return cast(Runtime, current_app.extensions["penstock"])
+
+
+def desk() -> Desk:
+    """Return the desk of the app that answers."""
+    return Desk(runtime())
+
+
+def bearer() -> Caller:
+    """Return the caller of ``Authorization: Bearer <key>``. Raises Refusal."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return identify(runtime().database, key.strip() if scheme.lower() == "bearer" else None)
+
+
+def read_json() -> Any:
+    """Return the body as JSON, whatever type it claims to be. Raises Refusal ``malformed_json``."""
+    try:
+        return cast(Flask, current_app).json.loads(request.get_data(cache=True))
+    except ValueError:
+        raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
+
+
+def link(path: str) -> str:
+    """Return the address at which callers reach ``path``."""
+    return (runtime().settings.base_url or request.host_url).rstrip("/") + path
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status that an error of werkzeug stands for."""
+    return error.code or 500 if isinstance(error, HTTPException) else 500
