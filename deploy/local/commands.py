@@ -1,0 +1,73 @@
+"""
+What the service's processes are given: the command lines of the Procfile, and their environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.local.servers import Servers
+
+ROOT = Path(__file__).resolve().parents[2]
+SPOOL_BUCKET = "penstock-spool"
+#: Whatever of the host could steer our processes past the settings we give them.
+FOREIGN_PREFIXES = ("AWS_", "BOTO_", "PG", "CELERY_", "FLOWER_", "GUNICORN_")
+
+
+def web_command() -> list[str]:
+    """Return the Procfile's ``web``."""
+    return [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "api.app:create_app()"]
+
+
+def worker_command(name: str) -> list[str]:
+    """Return the Procfile's ``worker``, one process; mingle and gossip are for workers without a ledger."""
+    options = ["--concurrency", "1", "-Q", "imports", "-E", "--loglevel", "INFO", "-n", f"{name}@%h"]
+    return [*celery_command("worker"), *options, "--without-mingle", "--without-gossip"]
+
+
+def flower_command(port: int) -> list[str]:
+    """Return the Procfile's ``flower`` on a port of its own."""
+    return [*celery_command("flower"), "--address=127.0.0.1", f"--port={port}"]
+
+
+def celery_command(command: str) -> list[str]:
+    """Return the start of a Celery command for our app."""
+    return [sys.executable, "-m", "celery", "-A", "workers.app", command]
+
+
+def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return the environment of the service's processes.
+
+    What the host holds for other programs (its AWS keys, its default Postgres) is left out: a service that
+    fell back to it would pass every test here and read a stranger's bucket there.
+    """
+    host = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+    stack = {
+        "DATABASE_URL": servers.database_url,
+        "REDIS_URL": servers.redis_url,
+        "S3_ENDPOINT_URL": servers.s3_endpoint,
+        "PENSTOCK_S3_ACCESS_KEY_ID": servers.s3_access_key_id,
+        "PENSTOCK_S3_SECRET_ACCESS_KEY": servers.s3_secret_access_key,
+        "PENSTOCK_SEALING_KEYS": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "PENSTOCK_BASE_URL": api,
+        "PENSTOCK_SPOOL_BUCKET": SPOOL_BUCKET,
+        # The stack's own S3 holds nobody's secrets: wires that send no keys may read every bucket of it.
+        "PENSTOCK_OWN_BUCKETS": "*",
+        "PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        # The default chain of boto3 is not used; if a change ever lets it in, it must find nothing.
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # A proxy of the host is for the world outside: asked for 127.0.0.1 it would look at itself.
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"])),
+    }
+    asked = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
+    return {**host, **stack, **asked, **settings}
