@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 import ujson
-from flask import Flask, current_app, request
+from flask import current_app, request
 from flask.json.provider import JSONProvider
 from werkzeug.exceptions import HTTPException
 
@@ -53,7 +53,7 @@ def bearer() -> Caller:
 def read_json() -> Any:
     """Return the body as JSON, whatever type it claims to be. Raises Refusal ``malformed_json``."""
     try:
-        return cast(Flask, current_app).json.loads(request.get_data(cache=True))
+        return current_app.json.loads(request.get_data(cache=True))
     except ValueError:
         raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
 

@@ -89,7 +89,8 @@ class Dispatch:
         """Return how many messages wait, or None where the broker does not say."""
         try:
             with self._app.connection_for_write() as connection:
-                return int(connection.default_channel.queue_declare(QUEUE, passive=True).message_count)
+                channel: Any = connection.default_channel
+                return int(channel.queue_declare(QUEUE, passive=True).message_count)
         except Exception as error:  # noqa: BLE001  the transport lets errors of its driver through
             log.warning("broker_away", error=type(error).__name__)
             return None

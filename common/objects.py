@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
@@ -68,21 +69,22 @@ class Objects:
     def _read_range(self, source: Source, start: int, stop: int) -> Iterator[bytes]:
         broken = 0
         while start < stop:
-            body = _try(lambda first=start: self._open(source, first, stop))
+            body = _try(partial(self._open, source, start, stop))
             try:
                 for piece in body.iter_chunks(PIECE):
                     start += len(piece)
                     yield piece
                     broken = 0
-                if start < stop:
-                    raise Transient(_UNREACHABLE, f"the body ended {stop - start} bytes early")
-            except (BotoCoreError, HTTPClientError, OSError, Transient) as error:
-                broken += 1
-                if broken >= _TRIES:
-                    raise Transient(_UNREACHABLE, str(error)) from error
-                _pause(broken)
+                failure = f"the body ended {stop - start} bytes early" if start < stop else ""
+            except (BotoCoreError, HTTPClientError, OSError) as error:
+                failure = str(error)
             finally:
                 body.close()
+            if failure:
+                broken += 1
+                if broken >= _TRIES:
+                    raise Transient(_UNREACHABLE, failure)
+                _pause(broken)
 
     def _open(self, source: Source, start: int, stop: int) -> Any:
         answer = self._client.get_object(
@@ -114,7 +116,7 @@ def connect(
         read_timeout=timeout,
         # Tried again here, where the pause and the number are ours; botocore never resumes a body.
         retries={"total_max_attempts": 1},
-        s3={"addressing_style": addressing},  # type: ignore[typeddict-item]
+        s3={"addressing_style": addressing},  # type: ignore[arg-type]
         request_checksum_calculation=checksums,  # type: ignore[arg-type]
         response_checksum_validation=checksums,  # type: ignore[arg-type]
         # The environment's proxies are not for the callers' bytes.
@@ -124,17 +126,22 @@ def connect(
 
 
 def _try(request: Callable[[], T]) -> T:
-    for attempt in range(1, _TRIES + 1):
+    for attempt in range(1, _TRIES):
         try:
-            return request()
-        except ClientError as error:
-            _raise_final(error)
-            failure: Exception = error
-        except (BotoCoreError, HTTPClientError, Transient) as error:
-            failure = error
-        if attempt < _TRIES:
+            return _once(request)
+        except Transient:
             _pause(attempt)
-    raise Transient(_UNREACHABLE, f"{type(failure).__name__}: {failure}") from failure
+    return _once(request)
+
+
+def _once(request: Callable[[], T]) -> T:
+    try:
+        return request()
+    except ClientError as error:
+        _raise_final(error)
+        raise Transient(_UNREACHABLE, str(error)) from error
+    except (BotoCoreError, HTTPClientError) as error:
+        raise Transient(_UNREACHABLE, str(error)) from error
 
 
 def _pause(attempt: int) -> None:

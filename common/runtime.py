@@ -76,5 +76,6 @@ class Runtime:
         if job.source.bucket in self.settings.readable_buckets:
             return Credentials(self.settings.s3_access_key_id, self.settings.s3_secret_access_key)
         raise Terminal(
-            "credentials_expired", "The S3 credentials of this import are no longer kept; start it again with fresh ones."
+            "credentials_expired",
+            "The S3 credentials of this import are no longer kept; start it again with fresh ones.",
         )

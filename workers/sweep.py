@@ -34,8 +34,7 @@ def sweep(runtime: Runtime) -> bool:
     Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
     """
     with runtime.database.aside() as guard:
-        guard.execute("SELECT pg_try_advisory_xact_lock(%s) AS mine", (_LOCK,))
-        if not guard.fetchone().mine:
+        if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
         for step in (_settle, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
             try:
@@ -59,9 +58,7 @@ def _send_again(runtime: Runtime) -> None:
     room = settings.resend_queue_bound - waiting
     with runtime.database.transaction() as tx:
         plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=room)
-        loads = chunks.send_chunks_again(
-            tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room
-        )
+        loads = chunks.send_chunks_again(tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room)
     for import_id in plans:
         runtime.dispatch.plan_import(import_id)
     for chunk_id in loads:

@@ -15,7 +15,7 @@ from celery import bootsteps
 _PAUSE = 1.0
 
 
-class SweepStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class SweepStep(bootsteps.StartStopStep):
     """Starts the sweep with the worker and ends it with the worker.
 
     A thread watches over the child, not a timer of the worker's event loop: those stand still after some
@@ -28,18 +28,20 @@ class SweepStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self, parent: Any) -> None:
+    def start(self, parent: Any) -> None:  # noqa: ARG002  Celery names it
         """Start the sweep and the thread that starts it again."""
         self._child = self._spawn()
         threading.Thread(target=self._watch, name="sweep-watch", daemon=True).start()
 
-    def stop(self, parent: Any) -> None:
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  Celery names it
         """End the sweep; whatever it was doing, another worker's does again."""
         self._stopping.set()
         if self._child:
             self._child.terminate()
 
-    terminate = stop
+    def terminate(self, parent: Any) -> None:
+        """End the sweep when the worker ends in a hurry."""
+        self.stop(parent)
 
     def _watch(self) -> None:
         while self._child and not self._stopping.is_set():
@@ -49,4 +51,4 @@ class SweepStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     @staticmethod
     def _spawn() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "workers.sweep"])  # noqa: S603  our own module
+        return subprocess.Popen([sys.executable, "-m", "workers.sweep"])

@@ -4,6 +4,8 @@ From the seed document; where it is silent, from the vendor's own forms of error
 exports, collections, filtered keys.
 """
 
+from __future__ import annotations
+
 from api.connect.routes import blueprint
 
 __all__ = ["blueprint"]

@@ -30,7 +30,7 @@ def import_spec(body: Any) -> ImportSpec:
     try:
         asked = ImportRequest().load(body)
     except ValidationError as error:
-        raise Refusal("invalid_request", "The request is not valid.", errors=_list(error.normalized_messages())) from None
+        raise Refusal("invalid_request", "The request is not valid.", errors=_list(error)) from None
     return ImportSpec(
         collection=check_collection(asked["collection"]),
         source=parse_s3_url(asked["s3Path"], field="s3Path"),
@@ -39,7 +39,8 @@ def import_spec(body: Any) -> ImportSpec:
     )
 
 
-def _list(messages: dict[str, Any]) -> list[dict[str, str]]:
+def _list(error: ValidationError) -> list[dict[str, str]]:
+    messages: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
     return [
         {"field": "body" if name == "_schema" else name, "description": " ".join(map(str, texts))}
         for name, texts in messages.items()

@@ -1,4 +1,4 @@
-"""What the native wire takes and gives, as marshmallow schemas: they validate, and the OpenAPI document is made of them."""
+"""What the native wire takes and gives: marshmallow validates by it, and the OpenAPI document is made of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.model.imports import ImportState
 class Names(fields.Field[Any]):
     """A member's name, or several in order of preference."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[str, ...]:
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> tuple[str, ...]:
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not 1 <= len(names) <= 8:
             message = "A name, or a list of one to eight names."

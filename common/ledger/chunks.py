@@ -15,24 +15,21 @@ _SQL = load_queries("chunks")
 def insert_chunks(tx: Tx, import_id: str, ordinal: int, *, size: int, chunk_bytes: int, window: int) -> int:
     """Cut a source into chunks and return their number; the first ``window`` count as sent."""
     count = count_chunks(size, chunk_bytes)
-    tx.execute(
+    tx.run(
         _SQL["insert_chunks"],
-        {
-            "import_id": import_id,
-            "ordinal": ordinal,
-            "size": size,
-            "chunk_bytes": chunk_bytes,
-            "window": window,
-            "count": count,
-        },
+        import_id=import_id,
+        ordinal=ordinal,
+        size=size,
+        chunk_bytes=chunk_bytes,
+        window=window,
+        count=count,
     )
     return count
 
 
 def first_window(tx: Tx, import_id: str) -> list[int]:
     """Return the ids of the chunks that the plan has to send."""
-    tx.execute(_SQL["first_window"], {"import_id": import_id})
-    return [row.id for row in tx.fetchall()]
+    return [row.id for row in tx.all(_SQL["first_window"], import_id=import_id)]
 
 
 def claim_chunk(tx: Tx, chunk_id: int, *, lease_seconds: float) -> Chunk | None:
@@ -46,14 +43,12 @@ def claim_chunk(tx: Tx, chunk_id: int, *, lease_seconds: float) -> Chunk | None:
 
 
 def _claim_next(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
-    tx.execute(_SQL["next_claimable"], {"chunk_id": chunk_id})
-    row = tx.fetchone()
+    row = tx.one(_SQL["next_claimable"], chunk_id=chunk_id)
     return _claim(tx, row.id, lease_seconds) if row else None
 
 
 def _claim(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
-    tx.execute(_SQL["claim_chunk"], {"chunk_id": chunk_id, "lease_seconds": lease_seconds})
-    row = tx.fetchone()
+    row = tx.one(_SQL["claim_chunk"], chunk_id=chunk_id, lease_seconds=lease_seconds)
     if row is None:
         return None
     former: tuple[int | None, datetime | None] = (row.former_pid, row.former_started)
@@ -72,85 +67,76 @@ def _claim(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
 
 def renew_lease(tx: Tx, chunk: Chunk, *, lease_seconds: float, ceiling_seconds: float) -> bool:
     """Lengthen the lease, up to the ceiling counted from the claim; False where it is another's by now."""
-    tx.execute(
-        _SQL["renew_lease"],
-        {
-            "chunk_id": chunk.id,
-            "lease_token": chunk.lease_token,
-            "lease_seconds": lease_seconds,
-            "ceiling_seconds": ceiling_seconds,
-        },
+    return (
+        tx.one(
+            _SQL["renew_lease"],
+            chunk_id=chunk.id,
+            lease_token=chunk.lease_token,
+            lease_seconds=lease_seconds,
+            ceiling_seconds=ceiling_seconds,
+        )
+        is not None
     )
-    return tx.fetchone() is not None
 
 
 def release_chunk(tx: Tx, chunk: Chunk, *, delay_seconds: float = 0, attempt_counts: bool = True) -> None:
     """Give the chunk back, due again after the delay. Does nothing where the lease is another's."""
-    tx.execute(
+    tx.run(
         _SQL["release_chunk"],
-        {
-            "chunk_id": chunk.id,
-            "lease_token": chunk.lease_token,
-            "delay_seconds": delay_seconds,
-            "attempt_counts": attempt_counts,
-        },
+        chunk_id=chunk.id,
+        lease_token=chunk.lease_token,
+        delay_seconds=delay_seconds,
+        attempt_counts=attempt_counts,
     )
 
 
 def finish_chunk(tx: Tx, chunk: Chunk, counts: Counts) -> Entry | None:
     """Write the chunk's entry and return it; None where the token is not the latest: the caller has to roll back."""
-    tx.execute(
+    row = tx.one(
         _SQL["finish_chunk"],
-        {
-            "chunk_id": chunk.id,
-            "lease_token": chunk.lease_token,
-            "lines": counts.lines,
-            "imported": counts.imported,
-            "replaced": counts.replaced,
-            "duplicates": counts.duplicates,
-            "rejected": counts.rejected,
-            "blank": counts.blank,
-        },
+        chunk_id=chunk.id,
+        lease_token=chunk.lease_token,
+        lines=counts.lines,
+        imported=counts.imported,
+        replaced=counts.replaced,
+        duplicates=counts.duplicates,
+        rejected=counts.rejected,
+        blank=counts.blank,
     )
-    row = tx.fetchone()
     return Entry(chunk.number, chunk.end - chunk.start, counts, row.done_ms) if row else None
 
 
 def send_next(tx: Tx, import_id: str) -> int | None:
     """Mark the import's next unsent chunk as sent and return its id; send it after the commit."""
-    tx.execute(_SQL["send_next"], {"import_id": import_id})
-    row = tx.fetchone()
+    row = tx.one(_SQL["send_next"], import_id=import_id)
     return row.id if row else None
 
 
 def pass_fence(tx: Tx, import_id: str) -> bool:
     """Hold the import in its running state until the commit that follows at once; False: roll back."""
-    tx.execute(_SQL["fence"], {"import_id": import_id})
-    return tx.fetchone() is not None
+    return tx.one(_SQL["fence"], import_id=import_id) is not None
 
 
 def is_running(tx: Tx, import_id: str) -> bool:
     """Return whether the fence would be passed at this moment. Decides nothing, saves work."""
-    tx.execute(_SQL["look_at_fence"], {"import_id": import_id})
-    return tx.fetchone() is not None
+    return tx.one(_SQL["look_at_fence"], import_id=import_id) is not None
 
 
 def is_committed(tx: Tx, chunk: Chunk) -> bool:
     """Return whether this very attempt's commit took effect."""
-    tx.execute(_SQL["is_committed"], {"chunk_id": chunk.id, "lease_token": chunk.lease_token})
-    row = tx.fetchone()
+    row = tx.one(_SQL["is_committed"], chunk_id=chunk.id, lease_token=chunk.lease_token)
     return bool(row and row.committed)
 
 
 def send_chunks_again(tx: Tx, *, window: int, resend_seconds: float, room: int) -> list[int]:
     """Mark up to ``room`` chunks whose message or holder was lost as sent, and return their ids."""
-    tx.execute(_SQL["send_chunks_again"], {"window": window, "resend_seconds": resend_seconds, "room": room})
-    return [row.id for row in tx.fetchall()]
+    return [
+        row.id for row in tx.all(_SQL["send_chunks_again"], window=window, resend_seconds=resend_seconds, room=room)
+    ]
 
 
 def read_entries(tx: Tx, import_id: str) -> list[Entry]:
     """Return the entries of the import's done chunks."""
-    tx.execute(_SQL["read_progress"], {"import_id": import_id})
     return [
         Entry(
             row.number,
@@ -158,5 +144,5 @@ def read_entries(tx: Tx, import_id: str) -> list[Entry]:
             Counts(row.lines, row.imported, row.replaced, row.duplicates, row.rejected, row.blank),
             row.done_ms,
         )
-        for row in tx.fetchall()
+        for row in tx.all(_SQL["read_progress"], import_id=import_id)
     ]

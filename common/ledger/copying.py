@@ -68,7 +68,7 @@ def copy_rows(tx: Tx, statement: str, rows: list[bytes], advance: Callable[[], N
 
     May block as long as another transaction holds a key of the rows. Raises what the server raises.
     """
-    tx.copy_expert(statement, _Pieces(b"".join((_HEADER, *rows, _TRAILER)), advance), size=_PIECE)
+    tx.copy_in(statement, _Pieces(b"".join((_HEADER, *rows, _TRAILER)), advance), piece=_PIECE)
 
 
 class _Pieces(io.BytesIO):

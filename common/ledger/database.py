@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import psycopg2
 import psycopg2.errors
@@ -18,8 +18,36 @@ import psycopg2.extras
 
 from common.errors import Terminal, Transient
 
-#: A cursor inside an open transaction; rows have the names of their columns.
-Tx = psycopg2.extras.NamedTupleCursor
+
+class Tx:
+    """A transaction under way: the first argument of everything that reads or writes rows.
+
+    Rows have the names of their columns. Whoever opened it commits, by leaving the block.
+    """
+
+    def __init__(self, cursor: Any) -> None:
+        """Take the driver's cursor."""
+        self._cursor = cursor
+
+    def run(self, statement: str, **values: Any) -> int:
+        """Run a statement and return how many rows it touched."""
+        self._cursor.execute(statement, values or None)
+        return int(self._cursor.rowcount)
+
+    def one(self, statement: str, **values: Any) -> Any:
+        """Return the statement's first row, or None."""
+        self._cursor.execute(statement, values or None)
+        return self._cursor.fetchone()
+
+    def all(self, statement: str, **values: Any) -> list[Any]:
+        """Return all rows of a statement whose rows are few."""
+        self._cursor.execute(statement, values or None)
+        return list(self._cursor.fetchall())
+
+    def copy_in(self, statement: str, rows: BinaryIO, *, piece: int) -> None:
+        """Send a file to ``COPY .. FROM STDIN``, so many bytes at a time."""
+        self._cursor.copy_expert(statement, rows, size=piece)
+
 
 _SESSION = (
     "-c timezone=UTC"
@@ -51,15 +79,15 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
-        """Give a cursor; commit when the block ends, roll back when it raises.
+        """Give a transaction; commit when the block ends, roll back when it raises.
 
         Raises Transient where Postgres is away, restarts or is out of something; Deadlock; CommitUnknown.
         May block for connecting (5 s) and for locks (60 s).
         """
         connection = self._connection()
         try:
-            with connection.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as tx:
-                yield tx
+            with connection.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as cursor:
+                yield Tx(cursor)
         except BaseException as error:
             self._roll_back(connection)
             _raise_as_ours(error)
@@ -145,4 +173,6 @@ def _raise_as_ours(error: BaseException) -> None:
         raise Transient(_AWAY, str(error)) from error
     if isinstance(error, psycopg2.DataError):
         # Its own text quotes the row, which is a caller's data: not for a log.
-        raise Terminal("store_rejected", "The database refused a value that passed our checks.", error.pgcode or "") from None
+        raise Terminal(
+            "store_rejected", "The database refused a value that passed our checks.", error.pgcode or ""
+        ) from None

@@ -30,8 +30,7 @@ class Stored(NamedTuple):
 
 def read_hash_key(tx: Tx) -> bytes:
     """Return the key of the hash that makes event ids. The same for ever."""
-    tx.execute("SELECT hash_key FROM identity_key")
-    return bytes(tx.fetchone().hash_key)
+    return bytes(tx.one("SELECT hash_key FROM identity_key").hash_key)
 
 
 def store_events(
@@ -46,8 +45,9 @@ def store_events(
 ) -> Stored:
     """Store a chunk's events: ``new`` by plain COPY, ``suspects`` by a look at what is there.
 
-    The ids of all events differ; ``repeats_of`` tells how many more lines of the chunk had an id. ``new`` that turn out to be stored already (Redis was flushed, or lied) become suspects too: wrong routes cost time, never a
-    row. Which other imports own what the suspects met is written beside the chunk. ``advance`` is called as bytes go.
+    The ids of all events differ; ``repeats_of`` tells how many more lines of the chunk had an id. ``new`` that turn
+    out to be stored already (Redis was flushed, or lied) become suspects too: wrong routes cost time, never a row.
+    Which other imports own what the suspects met is written beside the chunk. ``advance`` is called as bytes go.
 
     May block on keys that a transaction under way has inserted. Raises Deadlock, Transient.
     """
@@ -69,11 +69,11 @@ def _copy_new(tx: Tx, job: Import, chunk: Chunk, new: list[Event], advance: Call
         import_number=job.number,
         source_ordinal=chunk.source_ordinal,
     )
-    tx.execute("SAVEPOINT before_new")
+    tx.run("SAVEPOINT before_new")
     try:
         copy_rows(tx, _SQL["copy_events"], rows, advance)
     except psycopg2.errors.UniqueViolation:
-        tx.execute("ROLLBACK TO SAVEPOINT before_new")
+        tx.run("ROLLBACK TO SAVEPOINT before_new")
         return False
     return True
 
@@ -86,29 +86,25 @@ def _place_suspects(
     repeats_of: Mapping[bytes, int],
     advance: Callable[[], None],
 ) -> int:
-    tx.execute(_SQL["create_suspects"])
+    tx.run(_SQL["create_suspects"])
     rows = encode_suspects((event, 1 + repeats_of.get(event.event_id, 0)) for event in sorted(suspects))
     copy_rows(tx, _SQL["copy_suspects"], rows, advance)
-    tx.execute(_SQL["plan_by_key"])
-    tx.execute(
-        _SQL["place_suspects"],
-        {
-            "collection_id": job.collection_id,
-            "import_number": job.number,
-            "source_ordinal": chunk.source_ordinal,
-        },
+    tx.run(_SQL["plan_by_key"])
+    fresh = int(
+        tx.one(
+            _SQL["place_suspects"],
+            collection_id=job.collection_id,
+            import_number=job.number,
+            source_ordinal=chunk.source_ordinal,
+        ).fresh
     )
-    fresh = int(tx.fetchone().fresh)
-    tx.execute(_SQL["count_owners"], {"collection_id": job.collection_id, "import_number": job.number})
-    owners = tx.fetchall()
+    owners = tx.all(_SQL["count_owners"], collection_id=job.collection_id, import_number=job.number)
     if owners:
-        tx.execute(
+        tx.run(
             _CHUNKS["insert_chunk_duplicates"],
-            {
-                "chunk_id": chunk.id,
-                "owners": [row.owner_number for row in owners],
-                "lines": [row.lines for row in owners],
-            },
+            chunk_id=chunk.id,
+            owners=[row.owner_number for row in owners],
+            lines=[row.lines for row in owners],
         )
     return fresh
 

@@ -37,12 +37,10 @@ def admit_import(
     Raises Refusal ``too_many_active_imports`` with the limit and the ids that hold the slots. Admissions of one
     project wait for each other, so that the limit holds under any race (P8).
     """
-    tx.execute(_SQL["lock_slots"], {"project_id": project_id})
-    tx.execute(_SQL["import_limit"], {"project_id": project_id})
-    row = tx.fetchone()
+    tx.run(_SQL["lock_slots"], project_id=project_id)
+    row = tx.one(_SQL["import_limit"], project_id=project_id)
     limit = row.import_limit if row and row.import_limit else default_limit
-    tx.execute(_SQL["active_imports"], {"project_id": project_id})
-    active = [_hex(row.id) for row in tx.fetchall()]
+    active = [_hex(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
     if len(active) >= limit:
         raise Refusal(
             "too_many_active_imports",
@@ -52,49 +50,44 @@ def admit_import(
             activeImports=active,
             retryAfter=SLOT_RETRY_SECONDS,
         )
-    tx.execute(_SQL["ensure_collection"], {"project_id": project_id, "name": spec.collection})
-    tx.execute(
+    collection = tx.one(_SQL["ensure_collection"], project_id=project_id, name=spec.collection)
+    source = {"bucket": spec.source.bucket, "key": spec.source.key, "region": spec.source.region}
+    mapping = {
+        "id": spec.mapping.id_names,
+        "time": spec.mapping.time_names,
+        "onDuplicate": spec.mapping.on_duplicate,
+    }
+    tx.run(
         _SQL["insert_import"],
-        {
-            "id": import_id,
-            "project_id": project_id,
-            "collection_id": tx.fetchone().id,
-            "api_key_id": api_key_id,
-            "source": json.dumps({"bucket": spec.source.bucket, "key": spec.source.key, "region": spec.source.region}),
-            "mapping": json.dumps(
-                {
-                    "id": spec.mapping.id_names,
-                    "time": spec.mapping.time_names,
-                    "onDuplicate": spec.mapping.on_duplicate,
-                }
-            ),
-            "max_rejects": default_max_rejects if spec.max_rejects is None else spec.max_rejects,
-        },
+        id=import_id,
+        project_id=project_id,
+        collection_id=collection.id,
+        api_key_id=api_key_id,
+        source=json.dumps(source),
+        mapping=json.dumps(mapping),
+        max_rejects=default_max_rejects if spec.max_rejects is None else spec.max_rejects,
     )
 
 
 def keep_secret(tx: Tx, import_id: str, sealed: bytes, *, days: int) -> None:
     """Store the caller's sealed S3 keys beside the import, for so many days at most."""
-    tx.execute(_SQL["insert_secret"], {"import_id": import_id, "sealed": sealed, "days": days})
+    tx.run(_SQL["insert_secret"], import_id=import_id, sealed=sealed, days=days)
 
 
 def read_secret(tx: Tx, import_id: str) -> bytes | None:
     """Return the sealed keys, or None where there were none or their days are over."""
-    tx.execute(_SQL["read_secret"], {"import_id": import_id})
-    row = tx.fetchone()
+    row = tx.one(_SQL["read_secret"], import_id=import_id)
     return bytes(row.sealed) if row else None
 
 
 def read_import(tx: Tx, import_id: str) -> Import:
     """Return the row of an import that is known to exist."""
-    tx.execute(_SQL["read_import"], {"import_id": import_id})
-    return _import(tx.fetchone())
+    return _import(tx.one(_SQL["read_import"], import_id=import_id))
 
 
 def claim_plan(tx: Tx, import_id: str, *, lease_seconds: float) -> tuple[Plan, int] | None:
     """Lease the import's plan and return it with the number of this attempt; None where another has it."""
-    tx.execute(_SQL["claim_plan"], {"import_id": import_id, "lease_seconds": lease_seconds})
-    row = tx.fetchone()
+    row = tx.one(_SQL["claim_plan"], import_id=import_id, lease_seconds=lease_seconds)
     if row is None:
         return None
     end_holder(tx, row.former_pid, row.former_started)
@@ -104,91 +97,81 @@ def claim_plan(tx: Tx, import_id: str, *, lease_seconds: float) -> tuple[Plan, i
 def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
     """End the backend of a lease's former holder, if it still lives."""
     if pid is not None:
-        tx.execute(_CHUNKS["end_holder"], {"pid": pid, "started": started})
+        tx.run(_CHUNKS["end_holder"], pid=pid, started=started)
 
 
 def release_plan(tx: Tx, plan: Plan, *, delay_seconds: float) -> None:
     """Give the plan back after a failure that passes; it is due again after the delay."""
-    tx.execute(
-        _SQL["release_plan"],
-        {"import_id": plan.job.id, "lease_token": plan.lease_token, "delay_seconds": delay_seconds},
-    )
+    tx.run(_SQL["release_plan"], import_id=plan.job.id, lease_token=plan.lease_token, delay_seconds=delay_seconds)
 
 
 def pin_source(tx: Tx, import_id: str, ordinal: int, source: Source) -> None:
     """Write what the plan saw of a source: every later read has to match it."""
-    tx.execute(
+    tx.run(
         _SQL["insert_source"],
-        {
-            "import_id": import_id,
-            "ordinal": ordinal,
-            "bucket": source.bucket,
-            "key": source.key,
-            "region": source.region,
-            "size": source.size,
-            "etag": source.etag,
-        },
+        import_id=import_id,
+        ordinal=ordinal,
+        bucket=source.bucket,
+        key=source.key,
+        region=source.region,
+        size=source.size,
+        etag=source.etag,
     )
 
 
 def read_source(tx: Tx, import_id: str, ordinal: int) -> Source:
     """Return a pinned source."""
-    tx.execute(_SQL["read_source"], {"import_id": import_id, "ordinal": ordinal})
-    row = tx.fetchone()
+    row = tx.one(_SQL["read_source"], import_id=import_id, ordinal=ordinal)
     return Source(row.bucket, row.key, row.region, row.size, row.etag)
 
 
 def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> bool:
     """Move the import to running; False where the lease was lost or the import ended: roll back then."""
-    tx.execute(
-        _SQL["start_import"],
-        {
-            "import_id": plan.job.id,
-            "lease_token": plan.lease_token,
-            "bytes_total": bytes_total,
-            "chunks_total": chunks_total,
-        },
+    return (
+        tx.one(
+            _SQL["start_import"],
+            import_id=plan.job.id,
+            lease_token=plan.lease_token,
+            bytes_total=bytes_total,
+            chunks_total=chunks_total,
+        )
+        is not None
     )
-    return tx.fetchone() is not None
 
 
 def settle_import(tx: Tx, import_id: str) -> bool:
     """Complete the import if its last chunk is done, and return whether this call did it. Safe to run twice."""
-    tx.execute(_SQL["settle_import"], {"import_id": import_id})
-    return _close(tx, import_id)
+    ended = tx.one(_SQL["settle_import"], import_id=import_id) is not None
+    return ended and _close(tx, import_id)
 
 
 def cancel_import(tx: Tx, import_id: str, project_id: str) -> bool:
     """End the import at its caller's wish; False where it had ended or is not the project's."""
-    tx.execute(_SQL["cancel_import"], {"import_id": import_id, "project_id": project_id})
-    return _close(tx, import_id)
+    ended = tx.one(_SQL["cancel_import"], import_id=import_id, project_id=project_id) is not None
+    return ended and _close(tx, import_id)
 
 
 def fail_import(tx: Tx, import_id: str, error: Terminal) -> bool:
     """End the import for a reason its caller is told; False where it had ended."""
-    tx.execute(_SQL["fail_import"], {"import_id": import_id, "code": error.code, "message": error.public})
-    return _close(tx, import_id)
+    ended = tx.one(_SQL["fail_import"], import_id=import_id, code=error.code, message=error.public) is not None
+    return ended and _close(tx, import_id)
 
 
 def _close(tx: Tx, import_id: str) -> bool:
-    if tx.fetchone() is None:
-        return False
-    tx.execute(_SQL["copy_totals"], {"import_id": import_id})
-    tx.execute(_SQL["delete_secret"], {"import_id": import_id})
+    tx.run(_SQL["copy_totals"], import_id=import_id)
+    tx.run(_SQL["delete_secret"], import_id=import_id)
     return True
 
 
 def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
     """Return whether the committed chunks hold more rejects than the import may have."""
-    tx.execute(_SQL["too_many_rejects"], {"import_id": import_id})
-    row = tx.fetchone()
+    row = tx.one(_SQL["too_many_rejects"], import_id=import_id)
     return bool(row and row.too_many)
 
 
 def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
-    """Return an import of the project as its row tells it; of one that is running, progress is still to be filled in."""
-    tx.execute(_SQL["read_status"], {"import_id": import_id, "project_id": project_id})
-    row = tx.fetchone()
+    """Return an import of the project as its row tells it; while it runs, its progress is still to be filled in."""
+    row = tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id)
     return _status(row) if row else None
 
 
@@ -202,11 +185,9 @@ def list_imports(
     limit: int,
 ) -> tuple[list[str], int | None]:
     """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
-    tx.execute(
-        _SQL["list_imports"],
-        {"project_id": project_id, "before": before, "state": state, "collection": collection, "limit": limit},
+    rows = tx.all(
+        _SQL["list_imports"], project_id=project_id, before=before, state=state, collection=collection, limit=limit
     )
-    rows = tx.fetchall()
     return [_hex(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
 
 
@@ -214,11 +195,7 @@ def list_errors(
     tx: Tx, import_id: str, *, after: tuple[int, int] = (-1, -1), limit: int
 ) -> tuple[list[LineError], bool]:
     """Return rejected lines in the order of the file from a position on, and whether there are more."""
-    tx.execute(
-        _SQL["list_errors"],
-        {"import_id": import_id, "after_chunk": after[0], "after_line": after[1], "limit": limit},
-    )
-    rows = tx.fetchall()
+    rows = tx.all(_SQL["list_errors"], import_id=import_id, after_chunk=after[0], after_line=after[1], limit=limit)
     errors = [
         LineError((row.chunk, row.line), row.index, row.byte_offset, row.length, RejectCode(row.code))
         for row in rows[:limit]
@@ -228,32 +205,27 @@ def list_errors(
 
 def send_plans_again(tx: Tx, *, resend_seconds: float, room: int) -> list[str]:
     """Mark plans whose message or planner was lost as sent, and return their ids."""
-    tx.execute(_SQL["send_plans_again"], {"resend_seconds": resend_seconds, "room": room})
-    return [_hex(row.id) for row in tx.fetchall()]
+    return [_hex(row.id) for row in tx.all(_SQL["send_plans_again"], resend_seconds=resend_seconds, room=room)]
 
 
 def unsettled_imports(tx: Tx) -> list[str]:
     """Return running imports all of whose chunks are done."""
-    tx.execute(_SQL["unsettled_imports"])
-    return [_hex(row.id) for row in tx.fetchall()]
+    return [_hex(row.id) for row in tx.all(_SQL["unsettled_imports"])]
 
 
 def running_imports(tx: Tx) -> list[str]:
     """Return the ids of running imports."""
-    tx.execute(_SQL["running_imports"])
-    return [_hex(row.id) for row in tx.fetchall()]
+    return [_hex(row.id) for row in tx.all(_SQL["running_imports"])]
 
 
 def expired_secrets(tx: Tx) -> list[str]:
     """Return active imports whose credentials are past their days."""
-    tx.execute(_SQL["expired_secrets"])
-    return [_hex(row.id) for row in tx.fetchall()]
+    return [_hex(row.id) for row in tx.all(_SQL["expired_secrets"])]
 
 
 def delete_stale_secrets(tx: Tx) -> int:
     """Delete the secrets of imports that have ended, and return how many there were."""
-    tx.execute(_SQL["delete_stale_secrets"])
-    return int(tx.rowcount)
+    return tx.run(_SQL["delete_stale_secrets"])
 
 
 def _hex(value: str) -> str:

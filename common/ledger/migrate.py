@@ -29,8 +29,8 @@ def migrate(database: Database) -> list[str]:
     applied = []
     with database.transaction() as tx:
         # Even IF NOT EXISTS fails when two hosts create the same table at the same instant.
-        tx.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        tx.execute(
+        tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+        tx.run(
             "CREATE TABLE IF NOT EXISTS migrations"
             " (name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
@@ -49,17 +49,17 @@ def read_migrations() -> list[tuple[str, str]]:
 
 
 def _apply(tx: Tx, name: str, text: str) -> bool:
-    tx.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-    tx.execute("SELECT sha256 FROM migrations WHERE name = %s", (name,))
-    found, digest = tx.fetchone(), hashlib.sha256(text.encode()).hexdigest()
+    tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    found = tx.one("SELECT sha256 FROM migrations WHERE name = %(name)s", name=name)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     if found and found.sha256 != digest:
         message = f"{name} was applied in another version; write a new migration instead of changing it"
         raise RuntimeError(message)
     if found:
         return False
-    tx.execute("SET LOCAL lock_timeout = '4s'")
-    tx.execute(text)
-    tx.execute("INSERT INTO migrations (name, sha256) VALUES (%s, %s)", (name, digest))
+    tx.run("SET LOCAL lock_timeout = '4s'")
+    tx.run(text)
+    tx.run("INSERT INTO migrations (name, sha256) VALUES (%(name)s, %(sha256)s)", name=name, sha256=digest)
     return True
 
 

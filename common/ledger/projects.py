@@ -24,22 +24,18 @@ class Key(NamedTuple):
 def create_project(tx: Tx, name: str) -> str:
     """Insert a project and return its id. Raises the driver's UniqueViolation where the name is taken."""
     project_id = new_id()
-    tx.execute(_SQL["insert_project"], {"id": project_id, "name": name})
+    tx.run(_SQL["insert_project"], id=project_id, name=name)
     return project_id
 
 
 def create_key(tx: Tx, *, key_id: str, project_id: str, secret_sha256: bytes, scopes: list[str]) -> None:
     """Insert a key. The secret itself is for the caller to show, once."""
-    tx.execute(
-        _SQL["insert_key"],
-        {"id": key_id, "project_id": project_id, "secret_sha256": secret_sha256, "scopes": scopes},
-    )
+    tx.run(_SQL["insert_key"], id=key_id, project_id=project_id, secret_sha256=secret_sha256, scopes=scopes)
 
 
 def find_key(tx: Tx, key_id: str) -> Key | None:
     """Return the live key of that id: neither revoked nor expired, by the database's clock."""
-    tx.execute(_SQL["find_key"], {"id": key_id})
-    row = tx.fetchone()
+    row = tx.one(_SQL["find_key"], id=key_id)
     if row is None:
         return None
     return Key(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import astuple
+from typing import Any, cast
 
 import redis
 
@@ -44,7 +45,7 @@ class ProgressBoard:
 
     def read(self, import_id: str, *, now_ms: int) -> Progress | None:
         """Return the progress at ``now_ms`` by the database's clock; None where it is not to be believed."""
-        fields = self._live.ask(lambda client: client.hgetall(_key(import_id)), otherwise=None)
+        fields = self._live.ask(lambda client: _fields(client, import_id), otherwise=None)
         if fields is None:
             self._distrusted_until = time.monotonic() + _DISTRUST
         if not fields or fields.pop(_MARK, None) is None or time.monotonic() < self._distrusted_until:
@@ -66,9 +67,13 @@ class ProgressBoard:
     @staticmethod
     def _set(client: redis.Redis, import_id: str, fields: dict[bytes, bytes]) -> None:
         with client.pipeline(transaction=True) as pipe:
-            pipe.hset(_key(import_id), mapping=fields)
+            pipe.hset(_key(import_id), mapping=cast(Any, fields))
             pipe.expire(_key(import_id), _LIFE)
             pipe.execute()
+
+
+def _fields(client: redis.Redis, import_id: str) -> dict[bytes, bytes]:
+    return cast(dict[bytes, bytes], client.hgetall(_key(import_id)))
 
 
 def _key(import_id: str) -> str:

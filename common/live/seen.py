@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import cast
 
 import redis
 
@@ -48,7 +49,8 @@ class Seen:
         self._live.ask(self._trim, otherwise=None)
 
     def _trim(self, client: redis.Redis) -> None:
-        sizes = {key: int(client.scard(key)) for key in client.zrange(_INDEX, 0, -1)}
+        keys = cast(list[bytes], client.zrange(_INDEX, 0, -1))
+        sizes = {key: int(client.scard(key)) for key in keys}
         total = sum(sizes.values())
         for key, size in sizes.items():
             # From nine tenths on: the room that is left is what chunks need until the next round.

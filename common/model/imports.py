@@ -115,7 +115,7 @@ RATE_WINDOW_SECONDS = 10
 class Progress:
     """How far an import is: sums over its committed chunks."""
 
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     bytes_done: int = 0
     chunks_done: int = 0
     #: Events imported in the ten seconds before the question.

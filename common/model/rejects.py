@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ class Reject(NamedTuple):
     body: bytes
 
 
-class LineError(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LineError:
     """A rejected line with its place in the whole file."""
 
     #: The position to go on from: number of the chunk, line within it.

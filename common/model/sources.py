@@ -66,18 +66,26 @@ def parse_s3_url(url: str, *, region: str | None = None, field: str = "source.ur
         bucket, key, region = _parse_https(url, field, region)
     else:
         raise _refuse(field, "it begins neither with s3:// nor with https://")
-    if not _BUCKET.fullmatch(bucket):
-        raise _refuse(field, "its bucket name is not valid")
-    if not key or key.endswith("/"):
-        raise _refuse(field, "it names no object (nothing, or a slash, stands where the key should end)")
-    if len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
-        raise _refuse(field, f"its key is longer than {MAX_KEY_BYTES} bytes")
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in key):
-        raise _refuse(field, "its key is not valid Unicode")
+    _check_bucket(bucket, field)
+    _check_key(key, field)
     region = region or DEFAULT_REGION
     if not REGION.fullmatch(region):
         raise _refuse(field, f"its region {region[:32]!r} is not a region's name")
     return SourceRef(bucket, key, region)
+
+
+def _check_bucket(bucket: str, field: str) -> None:
+    if not _BUCKET.fullmatch(bucket):
+        raise _refuse(field, "its bucket name is not valid")
+
+
+def _check_key(key: str, field: str) -> None:
+    if not key or key.endswith("/"):
+        raise _refuse(field, "it names no object (nothing, or a slash, stands where the key should end)")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in key):
+        raise _refuse(field, "its key is not valid Unicode")
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise _refuse(field, f"its key is longer than {MAX_KEY_BYTES} bytes")
 
 
 def _parse_https(url: str, field: str, region: str | None) -> tuple[str, str, str | None]:

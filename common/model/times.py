@@ -7,7 +7,6 @@ datetime holds; Postgres would store more, and its driver then fails on the row.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from datetime import date
@@ -88,13 +87,9 @@ def parse_time(value: str | int | float) -> int | None:
         return micros if micros is not None else _parse_iso(value)
     if isinstance(value, bool):
         return None
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        micros = round(value * (_SECOND if abs(value) < _MILLISECONDS_FROM else 1000))
-    else:
-        micros = value * (_SECOND if abs(value) < _MILLISECONDS_FROM else 1000)
-    return micros if _FIRST <= micros <= _LAST else None
+    micros = value * (_SECOND if abs(value) < _MILLISECONDS_FROM else 1000)
+    # Compared before it is rounded: NaN and infinity are within no bounds, and cannot be rounded.
+    return round(micros) if _FIRST <= micros <= _LAST else None
 
 
 def parse_times(texts: Sequence[str]) -> list[int] | None:

@@ -139,12 +139,10 @@ class Decoder:
         if found is None:
             return None
         times = self._time_all(_first_of_each(found, self._time_fields))
-        ids = (
-            None
-            if times is None
-            else self._identify_all(_first_of_each(found, self._id_fields), laid.offsets)
-        )
-        if times is None or ids is None:
+        if times is None:
+            return None
+        ids = self._identify_all(_first_of_each(found, self._id_fields), laid.offsets)
+        if ids is None:
             return None
         odd: Iterable[bool] = repeat(_NEVER)
         # The search for one byte is memchr, 60 times as quick as the search for the text.

@@ -59,7 +59,7 @@ def owned_blocks(pieces: Iterable[bytes], *, start: int, end: int, max_line: int
 
 
 class _Cutter:
-    """What is known between two pieces. Positions count from the start of the piece, offsets of the source."""
+    """What is known between two pieces. Positions count from the piece's start, offsets from the source's."""
 
     def __init__(self, start: int, end: int, max_line: int) -> None:
         self._end = end

@@ -158,9 +158,7 @@ def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lin
     )
     pieces = runtime.objects_of(job).read_from(source, reading_start(chunk.start), chunk.end)
     result = Lines()
-    for block in owned_blocks(
-        pieces, start=chunk.start, end=chunk.end, max_line=runtime.settings.max_line_bytes
-    ):
+    for block in owned_blocks(pieces, start=chunk.start, end=chunk.end, max_line=runtime.settings.max_line_bytes):
         decoded = decoder.decode(block, result.lines)
         result.add(decoded.events)
         result.rejects += decoded.rejects

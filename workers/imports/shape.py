@@ -32,7 +32,7 @@ _BLANK = b" \t\r\n"
 
 
 def check_shape(sample: bytes) -> None:
-    """Take the object's first bytes; raise Terminal ``wrong_shape`` where it is no NDJSON, saying what it looks like."""
+    """Take the object's first bytes; raise Terminal ``wrong_shape`` where it is no NDJSON, saying what it is."""
     for magic, name in _MAGIC.items():
         if sample.startswith(magic):
             raise _wrong(f"it is {name}")
