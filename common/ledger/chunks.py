@@ -129,10 +129,9 @@ def is_committed(tx: Tx, chunk: Chunk) -> bool:
 
 
 def send_chunks_again(tx: Tx, *, window: int, resend_seconds: float, room: int) -> list[int]:
-    """Mark up to ``room`` chunks whose message or holder was lost as sent, and return their ids."""
-    return [
-        row.id for row in tx.all(_SQL["send_chunks_again"], window=window, resend_seconds=resend_seconds, room=room)
-    ]
+    """Mark up to ``room`` chunks whose message or holder was lost as sent, and return their ids in order."""
+    rows = tx.all(_SQL["send_chunks_again"], window=window, resend_seconds=resend_seconds, room=room)
+    return sorted(row.id for row in rows)
 
 
 def read_entries(tx: Tx, import_id: str) -> list[Entry]:

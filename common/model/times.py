@@ -87,9 +87,9 @@ def parse_time(value: str | int | float) -> int | None:
         return micros if micros is not None else _parse_iso(value)
     if isinstance(value, bool):
         return None
-    micros = value * (_SECOND if abs(value) < _MILLISECONDS_FROM else 1000)
+    scaled = value * (_SECOND if abs(value) < _MILLISECONDS_FROM else 1000)
     # Compared before it is rounded: NaN and infinity are within no bounds, and cannot be rounded.
-    return round(micros) if _FIRST <= micros <= _LAST else None
+    return round(scaled) if _FIRST <= scaled <= _LAST else None
 
 
 def parse_times(texts: Sequence[str]) -> list[int] | None:

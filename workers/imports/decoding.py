@@ -109,13 +109,10 @@ class Decoder:
         self._time_fields = [attrgetter(fields[name]) for name in self._time_names]
         self._typed: msgspec.json.Decoder[Any] | None
         try:
-            # An integer type refuses 1.0 and 1e3, as an id must. ``gc=False``: these can form no cycles.
+            # The types refuse what can be neither id nor time. ``gc=False``: these can form no cycles.
             line = msgspec.defstruct(
                 "Line",
-                [
-                    (field, str | int | float | None if name in self._time_names else str | int | None, None)
-                    for name, field in fields.items()
-                ],
+                [(field, str | int | float | None, None) for field in fields.values()],
                 rename={field: name for name, field in fields.items()},
                 gc=False,
             )

@@ -47,7 +47,7 @@ def load_chunk(runtime: Runtime, chunk_id: int) -> None:
         if chunk.attempts > runtime.settings.chunk_attempts:
             raise _worn_out(chunk)
         lease = Lease(runtime, chunk)
-        done = _commit(runtime, job, chunk, read_lines(runtime, job, chunk, lease), lease)
+        done = commit(runtime, job, chunk, read_lines(runtime, job, chunk, lease), lease)
         _pass_on(runtime, job, done)
 
 
@@ -184,7 +184,12 @@ class Done:
     misrouted: bool
 
 
-def _commit(runtime: Runtime, job: Import, chunk: Chunk, lines: Lines, lease: Lease) -> Done:
+def commit(runtime: Runtime, job: Import, chunk: Chunk, lines: Lines, lease: Lease) -> Done:
+    """Write everything the chunk came to, or nothing, and return its entry.
+
+    Raises LeaseLostError where the chunk was taken over or the import no longer runs, and Transient. A COMMIT whose
+    answer was lost is looked up in the rows.
+    """
     with runtime.database.transaction() as tx:
         if not chunks.is_running(tx, job.id):
             raise LeaseLostError
@@ -219,7 +224,6 @@ def _commit_once(
     new: list[Event],
     suspects: list[Event],
 ) -> Done:
-    """Write everything the chunk came to, or nothing."""
     done: Done | None = None
     try:
         with runtime.database.transaction() as tx:

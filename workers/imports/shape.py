@@ -45,6 +45,8 @@ def check_shape(sample: bytes) -> None:
 
 def _is_binary(text: bytes) -> bool:
     """Tell another kind of file from one of lines with a damaged one among them: here no line is an object."""
+    if text.startswith((b"{\0", b"\0{")):
+        return True  # UTF-16 without its mark
     if text.startswith(b"{") or not (b"\0" in text or _is_undecodable(text)):
         return False
     return not any(line.lstrip(_BLANK).startswith(b"{") and _is_json(line) for line in text.split(b"\n"))

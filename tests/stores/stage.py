@@ -1,0 +1,184 @@
+"""What the stores' tests play on; see conftest."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import boto3
+import redis
+
+from api.callers import ALL_SCOPES, Caller
+from api.desk import Desk
+from common.dispatch import Dispatch
+from common.ledger import chunks, imports
+from common.ledger.projects import create_key, create_project
+from common.model.chunks import Chunk
+from common.model.imports import Credentials, Import, ImportSpec, ImportStatus
+from common.model.mapping import Mapping
+from common.model.sources import SourceRef
+from common.runtime import Runtime
+from common.settings import Settings
+from workers.imports import load
+from workers.imports.plan import plan_import
+
+
+class Written(Dispatch):
+    """Senders that write down what they would send."""
+
+    def __init__(self) -> None:
+        self.plans: list[str] = []
+        self.loads: list[int] = []
+        self.waiting: int | None = 0
+
+    def plan_import(self, import_id: str) -> None:
+        self.plans.append(import_id)
+
+    def load_chunk(self, chunk_id: int) -> None:
+        self.loads.append(chunk_id)
+
+    def queue_length(self) -> int | None:
+        return self.waiting
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stored event."""
+
+    offset: int
+    payload: bytes
+
+
+@dataclass
+class Stage:
+    """A project, and workers that do what a test tells them to."""
+
+    settings: Settings
+    bucket: str
+    sent: Written = field(default_factory=Written)
+
+    def __post_init__(self) -> None:
+        self.runtime = self.worker()
+        with self.runtime.database.transaction() as tx:
+            project_id = create_project(tx, uuid.uuid4().hex)
+            create_key(tx, key_id=project_id[:12], project_id=project_id, secret_sha256=b"", scopes=ALL_SCOPES)
+        self.caller = Caller(project_id, "stage", project_id[:12], frozenset(ALL_SCOPES))
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=self.settings.s3_endpoint_url,
+            aws_access_key_id="a",
+            aws_secret_access_key="b",
+            region_name="us-east-1",
+        )
+
+    def close(self) -> None:
+        self.s3.close()
+        self.runtime.database.close()
+
+    def worker(self, **settings: Any) -> Runtime:
+        """Return a runtime with a connection of its own: another worker."""
+        runtime = Runtime.build(replace(self.settings, **settings), name="stage")
+        runtime.dispatch = self.sent
+        return runtime
+
+    @property
+    def desk(self) -> Desk:
+        return Desk(self.runtime)
+
+    def put(self, body: bytes) -> SourceRef:
+        """Store an object under a fresh key."""
+        ref = SourceRef(self.bucket, uuid.uuid4().hex)
+        self.s3.put_object(Bucket=ref.bucket, Key=ref.key, Body=body)
+        return ref
+
+    def start(self, body: bytes | SourceRef, *, collection: str = "events", **spec: Any) -> str:
+        """Put an object, ask for its import, and return the import's id."""
+        source = body if isinstance(body, SourceRef) else self.put(body)
+        keys = Credentials("caller-key", "caller-secret")
+        asked = ImportSpec(
+            **{"collection": collection, "source": source, "mapping": Mapping(), "credentials": keys, **spec}
+        )
+        return self.desk.start_import(self.caller, asked).id
+
+    def planned(self, body: bytes | SourceRef, **spec: Any) -> list[int]:
+        """Start and plan an import, and return the ids of its chunks in order."""
+        import_id = self.start(body, **spec)
+        plan_import(self.runtime, import_id)
+        return self.chunk_ids(import_id)
+
+    def run(self, body: bytes | SourceRef, **spec: Any) -> ImportStatus:
+        """Import a whole object, chunk by chunk in order, and return its final status."""
+        import_id = self.start(body, **spec)
+        plan_import(self.runtime, import_id)
+        for chunk_id in self.chunk_ids(import_id):
+            load.load_chunk(self.runtime, chunk_id)
+        return self.status(import_id)
+
+    def status(self, import_id: str) -> ImportStatus:
+        return self.desk.read_import(self.caller, import_id)
+
+    def query(self, statement: str, **values: Any) -> list[Any]:
+        with self.runtime.database.transaction() as tx:
+            return tx.all(statement, **values)
+
+    def chunk_ids(self, import_id: str) -> list[int]:
+        rows = self.query("SELECT id FROM chunks WHERE import_id = %(id)s ORDER BY number", id=import_id)
+        return [row.id for row in rows]
+
+    def import_of(self, chunk_id: int) -> str:
+        (row,) = self.query("SELECT import_id FROM chunks WHERE id = %(id)s", id=chunk_id)
+        return str(row.import_id).replace("-", "")
+
+    def rows(self, collection: str = "events") -> list[Row]:
+        """Return the collection's events in the order of import and file."""
+        found = self.query(
+            "SELECT byte_offset, payload::text AS payload FROM events WHERE collection_id ="
+            " (SELECT id FROM collections WHERE project_id = %(project)s AND name = %(name)s)"
+            " ORDER BY import_number, source_ordinal, byte_offset",
+            project=self.caller.project_id,
+            name=collection,
+        )
+        return [Row(row.byte_offset, row.payload.encode()) for row in found]
+
+    def flush_redis(self) -> None:
+        with redis.Redis.from_url(self.settings.redis_url) as client:
+            client.flushall()
+
+    def expire_lease(self, chunk_id: int) -> None:
+        with self.runtime.database.transaction() as tx:
+            tx.run("UPDATE chunks SET lease_expires_at = now() - interval '1 second' WHERE id = %(id)s", id=chunk_id)
+
+
+@dataclass
+class Hand:
+    """A worker that has claimed a chunk and read its lines, and has yet to commit."""
+
+    runtime: Runtime
+    chunk: Chunk
+    job: Import
+    lines: load.Lines
+    lease: load.Lease
+
+    @classmethod
+    def takes(cls, runtime: Runtime, chunk_id: int) -> Hand:
+        with runtime.database.transaction() as tx:
+            chunk = chunks.claim_chunk(tx, chunk_id, lease_seconds=runtime.settings.lease_seconds)
+            assert chunk is not None and chunk.id == chunk_id, "the chunk was not free"
+            job = imports.read_import(tx, chunk.import_id)
+        lease = load.Lease(runtime, chunk)
+        return cls(runtime, chunk, job, load.read_lines(runtime, job, chunk, lease), lease)
+
+    def commits(self) -> load.Done:
+        return load.commit(self.runtime, self.job, self.chunk, self.lines, self.lease)
+
+
+def ndjson(*events: dict[str, Any] | bytes) -> bytes:
+    """Return lines: dicts as JSON, bytes as they are."""
+    return b"\n".join(event if isinstance(event, bytes) else json.dumps(event).encode() for event in events) + b"\n"
+
+
+def event(unique_id: str | None, note: str = "", size: int = 100) -> dict[str, Any]:
+    """Return an event of about ``size`` bytes, so that two or three fill a chunk."""
+    return {**({"$unique_id": unique_id} if unique_id else {}), "note": note, "filler": "x" * size}

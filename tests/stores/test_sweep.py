@@ -1,0 +1,157 @@
+"""The sweep heals what falls between, and changes nothing where all is well."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.errors import Transient
+from common.ledger.database import Tx
+from common.model.imports import ImportState
+from tests.stores.stage import Hand, Stage, event, ndjson
+from workers import sweep as sweeping
+from workers.imports import load, settle
+from workers.sweep import sweep
+
+
+def age(stage: Stage, table: str) -> None:
+    """Make everything of the project look sent long ago."""
+    with stage.runtime.database.transaction() as tx:
+        tx.run(f"UPDATE {table} SET sent_at = sent_at - interval '1 hour'")
+
+
+@pytest.fixture(autouse=True)
+def _only_ours(stage: Stage) -> None:
+    """End what other tests left under way: the sweep looks at everything."""
+    with stage.runtime.database.transaction() as tx:
+        tx.run(
+            "UPDATE imports SET state = 'cancelled', finished_at = now()"
+            " WHERE state IN ('pending', 'planning', 'running')"
+        )
+
+
+def test_a_plan_whose_message_was_lost_is_sent_again(stage: Stage) -> None:
+    import_id = stage.start(ndjson(event("a")))
+    stage.sent.plans.clear()
+    sweep(stage.runtime)
+    assert stage.sent.plans == [], "sent too soon"
+
+    age(stage, "imports")
+    sweep(stage.runtime)
+    assert stage.sent.plans == [import_id]
+
+
+def test_chunks_whose_messages_were_lost_are_sent_again_up_to_the_window(stage: Stage) -> None:
+    ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    assert stage.sent.loads == ids[:3]
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+
+    sweep(stage.runtime)
+    sweep(stage.runtime)
+
+    assert stage.sent.loads == ids[:3]
+
+
+def test_nothing_is_sent_again_while_the_queue_is_long_or_unknown(stage: Stage) -> None:
+    stage.planned(ndjson(event("a")))
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+    for waiting in (stage.settings.resend_queue_bound, None):
+        stage.sent.waiting = waiting
+        sweep(stage.runtime)
+
+    assert stage.sent.loads == []
+
+
+def test_each_chunk_done_sends_the_next_so_that_one_message_after_another_loads_all(stage: Stage) -> None:
+    ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    while stage.sent.loads:
+        load.load_chunk(stage.runtime, stage.sent.loads.pop(0))
+
+    assert stage.status(stage.import_of(ids[0])).state is ImportState.COMPLETED
+
+
+def test_the_chunk_of_a_dead_worker_is_sent_again(stage: Stage) -> None:
+    (chunk_id, *_) = stage.planned(ndjson(event("a")))
+    killed = stage.worker()
+    Hand.takes(killed, chunk_id)
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+    sweep(stage.runtime)
+    assert stage.sent.loads == [], "its holder lives"
+
+    killed.database.close()
+    sweep(stage.runtime)
+    assert stage.sent.loads == [chunk_id]
+
+
+def test_an_import_that_nobody_settled_is_settled(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chunk_id,) = stage.planned(ndjson(event("a")))
+    with monkeypatch.context() as dying:
+        dying.setattr(load, "settle_import", lambda *_: False)
+        load.load_chunk(stage.runtime, chunk_id)
+    import_id = stage.import_of(chunk_id)
+    assert stage.status(import_id).state is ImportState.RUNNING
+
+    sweep(stage.runtime)
+    assert stage.status(import_id).state is ImportState.COMPLETED
+
+
+def test_credentials_do_not_outlive_their_days(stage: Stage) -> None:
+    import_id = stage.start(ndjson(event("a")))
+    stage.query(
+        "UPDATE import_secrets SET expires_at = now() WHERE import_id = %(id)s RETURNING import_id", id=import_id
+    )
+    sweep(stage.runtime)
+
+    status = stage.status(import_id)
+    assert status.error is not None
+    assert status.error.code == "credentials_expired"
+    assert stage.query("SELECT 1 FROM import_secrets WHERE import_id = %(id)s", id=import_id) == []
+
+
+def test_progress_that_redis_lost_is_written_anew(stage: Stage) -> None:
+    ids = stage.planned(ndjson(*(event(f"id-{n}", size=300) for n in range(3))))
+    import_id = stage.import_of(ids[0])
+    load.load_chunk(stage.runtime, ids[0])
+    stage.flush_redis()
+    load.load_chunk(stage.runtime, ids[1])
+    assert stage.runtime.progress.read(import_id, now_ms=0) is None, "a hash without the mark was believed"
+
+    sweep(stage.runtime)
+    progress = stage.runtime.progress.read(import_id, now_ms=0)
+    assert progress is not None
+    assert progress.chunks_done == 2
+
+
+def test_only_one_sweep_is_at_it_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = []
+    monkeypatch.setattr(sweeping, "_settle", lambda _: second.append(sweep(stage.worker())))
+
+    assert sweep(stage.runtime) is True
+    assert second == [False]
+    assert sweep(stage.worker()) is True
+
+
+def test_a_sweep_of_a_healthy_house_sends_nothing(stage: Stage) -> None:
+    ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    load.load_chunk(stage.runtime, ids[0])
+    stage.sent.loads.clear()
+    stage.sent.plans.clear()
+    sweep(stage.runtime)
+
+    assert (stage.sent.plans, stage.sent.loads) == ([], [])
+
+
+def test_a_step_that_fails_does_not_keep_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Tx) -> list[str]:
+        raise Transient("away")
+
+    monkeypatch.setattr(sweeping.imports, "unsettled_imports", fail)
+    import_id = stage.start(ndjson(event("a")))
+    stage.sent.plans.clear()
+    age(stage, "imports")
+    sweep(stage.runtime)
+
+    assert stage.sent.plans == [import_id]
+    assert settle.settle_import(stage.runtime, import_id) is False
