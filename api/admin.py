@@ -19,10 +19,10 @@ def main() -> None:
 @main.command("create-project")
 @click.argument("name")
 def create_project(name: str) -> None:
-    """Create a project and a key of all scopes for it."""
+    """Create a project, or find it by its name, and a key of all scopes for it."""
     database = Database(Settings.from_environment().database_url, application_name="penstock-admin")
     with database.transaction() as tx:
-        project_id = projects.create_project(tx, name)
+        project_id = projects.find_project(tx, name) or projects.create_project(tx, name)
         key = create_key(tx, project_id, ALL_SCOPES)
     click.echo(ujson.dumps({"project": {"id": project_id, "name": name}, "apiKey": key}))
 

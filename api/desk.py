@@ -48,7 +48,7 @@ class Desk:
         """
         caller.require(PUSH)
         settings, import_id = self._runtime.settings, new_id()
-        if spec.credentials is None and spec.source.bucket not in settings.readable_buckets:
+        if spec.credentials is None and not settings.may_read_own(spec.source.bucket):
             text = "The source needs accessKeyId and secretAccessKey."
             raise Refusal("credentials_required", text, field="source.accessKeyId")
         with self._runtime.database.transaction() as tx:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
 
 from common.settings import Settings
 from common.telemetry import get_logger
@@ -91,6 +91,8 @@ class Dispatch:
             with self._app.connection_for_write() as connection:
                 channel: Any = connection.default_channel
                 return int(channel.queue_declare(QUEUE, passive=True).message_count)
+        except ChannelError:
+            return 0  # an empty list does not exist in Redis, and what does not exist cannot be declared
         except Exception as error:  # noqa: BLE001  the transport lets errors of its driver through
             log.warning("broker_away", error=type(error).__name__)
             return None

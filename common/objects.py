@@ -122,7 +122,17 @@ def connect(
         # The environment's proxies are not for the callers' bytes.
         proxies={},
     )
-    return Objects(session.client("s3", endpoint_url=endpoint_url or None, config=config))
+    client = session.client("s3", endpoint_url=endpoint_url or None, config=config)
+    if endpoint_url:
+        client.meta.events.register_last("before-parameter-build.s3", _stay_at_endpoint)
+    return Objects(client)
+
+
+def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
+    """Keep botocore from following a bucket to its region: right at Amazon's, where only the region's host changes;
+    elsewhere a server that answers 301 to everything sent it round in circles until Python's stack was full.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _try(request: Callable[[], T]) -> T:

@@ -73,7 +73,7 @@ class Runtime:
             sealed = imports_ledger.read_secret(tx, job.id)
         if sealed is not None:
             return self.sealer.open(job.id, sealed)
-        if job.source.bucket in self.settings.readable_buckets:
+        if self.settings.may_read_own(job.source.bucket):
             return Credentials(self.settings.s3_access_key_id, self.settings.s3_secret_access_key)
         raise Terminal(
             "credentials_expired",

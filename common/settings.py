@@ -63,7 +63,7 @@ class Settings:
     s3_timeout_seconds: float = setting("How long a byte of S3 is waited for.", 10.0)
     s3_access_key_id: str = setting("The service's own key to S3, for its own buckets only.", "", secret=True)
     s3_secret_access_key: str = setting("The secret of that key.", "", secret=True)
-    own_buckets: str = setting("Buckets that may be read with the service's own key, comma-separated.", "")
+    own_buckets: str = setting("Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", "")
     spool_bucket: str = setting("The service's own bucket, for bodies sent to it.", "")
 
     log_level: str = setting("debug, info, warning or error.", "info")
@@ -82,10 +82,9 @@ class Settings:
                 raise SettingsError(message)
         return cls(**values)
 
-    @property
-    def readable_buckets(self) -> frozenset[str]:
-        """Return the buckets that may be read with the service's own key."""
-        return frozenset(filter(None, map(str.strip, self.own_buckets.split(","))))
+    def may_read_own(self, bucket: str) -> bool:
+        """Return whether the bucket may be read with the service's own key, for a caller who sends none."""
+        return bool({bucket, "*"} & set(map(str.strip, self.own_buckets.split(","))))
 
 
 def variable(field_name: str) -> str:

@@ -28,6 +28,12 @@ def create_project(tx: Tx, name: str) -> str:
     return project_id
 
 
+def find_project(tx: Tx, name: str) -> str | None:
+    """Return the id of the project of that name."""
+    row = tx.one(_SQL["find_project"], name=name)
+    return row.id.replace("-", "") if row else None
+
+
 def create_key(tx: Tx, *, key_id: str, project_id: str, secret_sha256: bytes, scopes: list[str]) -> None:
     """Insert a key. The secret itself is for the caller to show, once."""
     tx.run(_SQL["insert_key"], id=key_id, project_id=project_id, secret_sha256=secret_sha256, scopes=scopes)

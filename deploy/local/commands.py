@@ -48,6 +48,8 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
     fell back to it would pass every test here and read a stranger's bucket there.
     """
     host = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    no_proxy = ",".join(filter(None, [exempt, "127.0.0.1,localhost"]))
     stack = {
         "DATABASE_URL": servers.database_url,
         "REDIS_URL": servers.redis_url,
@@ -58,7 +60,8 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
         "PENSTOCK_BASE_URL": api,
         "PENSTOCK_SPOOL_BUCKET": SPOOL_BUCKET,
         # The stack's own S3 holds nobody's secrets: wires that send no keys may read every bucket of it.
-        "PENSTOCK_OWN_BUCKETS": "*",
+        # In an S3 of the user's own they may read what the user names (PENSTOCK_OWN_BUCKETS).
+        "PENSTOCK_OWN_BUCKETS": "*" if servers.pids["s3"] else "",
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
@@ -67,7 +70,9 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
         # A proxy of the host is for the world outside: asked for 127.0.0.1 it would look at itself.
-        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"])),
+        # Both spellings are in use, and where both are set the small one wins.
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
     }
     asked = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
     return {**host, **stack, **asked, **settings}

@@ -3,7 +3,7 @@ Child processes and folders that cannot outlive the process that made them.
 
 Three nets, because each has a hole: the launcher stops its children in order (not when it is
 killed); Linux signals them when it dies (not their own children); the reaper, a small process
-that waits for the launcher's end, ends whole process groups and removes the folders.
+that waits for the launcher's end, ends whole process groups and removes what was made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -80,6 +80,16 @@ class Family:
         self._folders.append(folder)
         folder.chmod(0o711)
         return folder
+
+    @contextlib.contextmanager
+    def file(self, path: Path) -> Iterator[Path]:
+        """Let a file exist at most as long as the block, and this process, lasts."""
+        self.tell(f"file {path}")
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+            self.tell(f"removed {path}")
 
     def start(
         self,

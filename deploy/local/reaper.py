@@ -1,5 +1,5 @@
 """
-The last one out: outlives the launcher by a moment, ends what it started and removes its folders.
+The last one out: outlives the launcher by a moment, ends what it started and removes its files.
 
 Run as a script by `family.Family`, which tells it, line by line on its standard input, what to
 look after. A SIGKILL of the launcher closes that pipe; nothing the launcher could write in a
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 #: Postgres gives its backends 5 s after SIGQUIT before it kills them itself; only then may we.
 GRACE_SECONDS = 6.0
@@ -27,30 +28,44 @@ def main() -> None:
     """Note what to look after until the launcher ends, then put it away."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups, folders = listen(sys.stdin)
-    end_groups(groups)
-    remove_folders(folders)
+    left = listen(sys.stdin)
+    # First, and at once: a new launcher may be about to write a file of the same name.
+    for file in left.files:
+        file.unlink(missing_ok=True)
+    end_groups(left.groups)
+    remove_folders(left.folders)
 
 
-def listen(lines: Iterable[str]) -> tuple[dict[int, int], set[Path]]:
-    """Return the process groups (each with the signal that ends it) and folders left when the pipe closes."""
-    groups: dict[int, int] = {}
-    folders: set[Path] = set()
+class Left(NamedTuple):
+    """What the launcher has not put away itself."""
+
+    #: Process groups, each with the signal that ends it.
+    groups: dict[int, int]
+    files: set[Path]
+    folders: set[Path]
+
+
+def listen(lines: Iterable[str]) -> Left:
+    """Note what begins and ends, and return what is left when the pipe closes."""
+    left = Left({}, set(), set())
     for line in lines:
         verb, _, rest = line.rstrip("\n").partition(" ")
         match verb:
             case "group":
                 group, number = rest.split()
-                groups[int(group)] = int(number)
+                left.groups[int(group)] = int(number)
             case "ended":
-                groups.pop(int(rest), None)
+                left.groups.pop(int(rest), None)
+            case "file":
+                left.files.add(Path(rest))
             case "folder":
-                folders.add(Path(rest))
+                left.folders.add(Path(rest))
             case "removed":
-                folders.discard(Path(rest))
+                left.files.discard(Path(rest))
+                left.folders.discard(Path(rest))
             case _:
                 pass  # half a line, cut by the death of who wrote it
-    return groups, folders
+    return left
 
 
 def end_groups(groups: dict[int, int]) -> None:

@@ -190,14 +190,10 @@ class Service:
     def run(self, *module_and_arguments: str) -> str:
         """Run a module of the project to its end in the service's environment; return what it printed."""
         command = [sys.executable, "-m", *module_and_arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
             words = f"{done.stdout}{done.stderr}".rstrip()
-            raise StartFailed(
-                f"python -m {' '.join(module_and_arguments)} ended with {done.returncode}:\n{words}"
-            )
+            raise StartFailed(f"python -m {' '.join(module_and_arguments)} ended with {done.returncode}:\n{words}")
         return done.stdout
 
     # --- starting
@@ -228,19 +224,21 @@ class Service:
     def _start_flower(self) -> None:
         port = free_port()
         self.flower = f"http://127.0.0.1:{port}"
-        # In the environment, not among the arguments, which every user of the machine can read.
-        self.environment["FLOWER_BASIC_AUTH"] = f"{self.flower_user}:{self.flower_password}"
         flower = self._launch("flower", flower_command(port), "flower")
         self._wait(flower, lambda: speaks_http(f"http://127.0.0.1:{port}/"), "Flower")
 
     def _launch(self, role: Role, command: list[str], name: str) -> Process:
         log = self._logs / f"{name}.log"
-        process = Process(role, command, log, self._spawn(command, log))
+        process = Process(role, command, log, self._spawn(role, command, log))
         self._processes.append(process)
         return process
 
-    def _spawn(self, command: list[str], log: Path) -> Child:
-        return self._family.start(command, log=log, env=self.environment, cwd=ROOT)
+    def _spawn(self, role: Role, command: list[str], log: Path) -> Child:
+        env = self.environment
+        if role == "flower":
+            # In the environment, not among the arguments, which every user of the machine can read.
+            env = {**env, "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}"}
+        return self._family.start(command, log=log, env=env, cwd=ROOT)
 
     def _wait_worker(self, process: Process) -> None:
         # Celery's own words. `celery inspect ping` would cost a second of imports per look, and Redis.
@@ -261,7 +259,7 @@ class Service:
             return False
         if now < process.due:
             return False
-        process.child = self._spawn(process.command, process.log)
+        process.child = self._spawn(process.role, process.command, process.log)
         process.begun, process.due = now, None
         return True
 

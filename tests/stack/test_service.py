@@ -27,6 +27,7 @@ class GivenServers:
     s3_endpoint = "http://given"
     s3_access_key_id = "key"
     s3_secret_access_key = "secret"
+    pids = {"postgres": None, "redis": None, "s3": None}  # noqa: RUF012 -- a stand-in, never changed
 
     def __init__(self) -> None:
         self.family = Family()
@@ -126,6 +127,7 @@ def test_the_hosts_keys_do_not_reach_the_service(monkeypatch: pytest.MonkeyPatch
     assert "the host's" not in made.values()
     assert made["PENSTOCK_CHUNK_BYTES"] == "65536"
     assert made["PENSTOCK_IMPORT_LIMIT"] == "4"
+    assert made["PENSTOCK_OWN_BUCKETS"] == "", "an S3 of the user's own is not open to wires without keys"
 
 
 def children(pid: int) -> list[str]:

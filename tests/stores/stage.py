@@ -165,7 +165,8 @@ class Hand:
     def takes(cls, runtime: Runtime, chunk_id: int) -> Hand:
         with runtime.database.transaction() as tx:
             chunk = chunks.claim_chunk(tx, chunk_id, lease_seconds=runtime.settings.lease_seconds)
-            assert chunk is not None and chunk.id == chunk_id, "the chunk was not free"
+            assert chunk, "the chunk was not free"
+            assert chunk.id == chunk_id
             job = imports.read_import(tx, chunk.import_id)
         lease = load.Lease(runtime, chunk)
         return cls(runtime, chunk, job, load.read_lines(runtime, job, chunk, lease), lease)

@@ -1,6 +1,9 @@
 -- name: insert_project
 INSERT INTO projects (id, name) VALUES (%(id)s, %(name)s)
 
+-- name: find_project
+SELECT id FROM projects WHERE name = %(name)s
+
 -- name: insert_key
 INSERT INTO api_keys (id, project_id, secret_sha256, scopes) VALUES (%(id)s, %(project_id)s, %(secret_sha256)s, %(scopes)s)
 

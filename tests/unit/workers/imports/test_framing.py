@@ -91,15 +91,16 @@ def test_no_byte_is_pulled_that_the_last_owned_line_does_not_need(
 
     lines = lines_of(owned_blocks(one_by_one(), start=start, end=end, max_line=max_line))
 
-    # Up to its own newline, or to the byte that shows that it is too long; never past ``end`` for any other cause.
-    last = lines[-1][0] + len(lines[-1][1]) + (len(lines[-1][1]) <= max_line) if lines else 0
-    assert pulled <= max(end, last, reading_start(start))
+    # Up to the newline of the last line. If it is too long, or there is none, then to the byte that shows it, and
+    # to the last newline after which a line of ours could begin.
+    offset, body = lines[-1] if lines else (0, b"")
+    ended = lines and len(body) <= max_line
+    needed = offset + len(body) + 1 if ended else max(offset + len(body), end - 1)
+    assert pulled <= max(needed, reading_start(start))
 
 
 @given(sources, st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 12))
-def test_a_line_over_the_limit_is_cut_and_ends_its_block(
-    source: bytes, sizes: list[int], max_line: int
-) -> None:
+def test_a_line_over_the_limit_is_cut_and_ends_its_block(source: bytes, sizes: list[int], max_line: int) -> None:
     for block in owned_blocks(pieces_of(source, 0, sizes), start=0, end=len(source), max_line=max_line):
         *whole, last = block.data.split(b"\n")
 
