@@ -45,7 +45,8 @@ def make_app(broker_url: str, *, timeout_seconds: float = 2.0) -> Celery:
         task_time_limit=TASK_TIME_LIMIT,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT,
-            "global_keyprefix": "penstock:queue:",
+            # No global_keyprefix: kombu 5.7 forgets it where it looks whether a queue exists, so that none ever did.
+            # Celery's keys have this Redis database to themselves and to ours, which all begin with "penstock:".
             "socket_keepalive": True,
             "health_check_interval": 25,
             "socket_connect_timeout": timeout_seconds,

@@ -63,7 +63,9 @@ class Settings:
     s3_timeout_seconds: float = setting("How long a byte of S3 is waited for.", 10.0)
     s3_access_key_id: str = setting("The service's own key to S3, for its own buckets only.", "", secret=True)
     s3_secret_access_key: str = setting("The secret of that key.", "", secret=True)
-    own_buckets: str = setting("Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", "")
+    own_buckets: str = setting(
+        "Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", ""
+    )
     spool_bucket: str = setting("The service's own bucket, for bodies sent to it.", "")
 
     log_level: str = setting("debug, info, warning or error.", "info")

@@ -111,7 +111,7 @@ def _canonical_uuids(texts: Sequence[str]) -> bytes | None:
     """Return the 16 bytes of each string, end to end, if all are canonical UUIDs; else None.
 
     Looks at the columns of all strings at once: 0.1 us an id, where a pattern and ``fromhex`` for each take
-    0.6. With one string to 37 bytes, a newline included, every dash and newline must stand in its column;
+    0.5. With one string to 37 bytes, a newline included, every dash and newline must stand in its column;
     once they are taken out, 32 lower-case hex digits must be left of each string. So each string is 36
     characters long, and none holds a newline of its own.
     """

@@ -278,10 +278,12 @@ def _time(number: int) -> tuple[str, int]:
 
 def _rest(bits: int) -> bytes:
     """Return the middle of a line, nested and with text of many scripts, as 64 bits will have it."""
+    price = f"{bits >> 12 & 127}.{bits >> 20 & 63:02}"
+    name, city = _NAMES[bits % 6], _CITIES[bits >> 32 & 7]
     return (
-        f'"product":"{_PRODUCTS[bits % 7]}","quantity":{bits >> 8 & 15},"price":{bits >> 12 & 127}.'
-        f'{bits >> 20 & 63:02},"customer":{{"name":"{_NAMES[bits % 6]}","address":{{"city":"{_CITIES[bits >> 32 & 7]}"}},'
-        f'"tags":["web",null,{bits >> 44}]}},"note":"{_NOTES[bits >> 30 & 3]}"'
+        f'"product":"{_PRODUCTS[bits % 7]}","quantity":{bits >> 8 & 15},"price":{price},'
+        f'"customer":{{"name":"{name}","address":{{"city":"{city}"}},"tags":["web",null,{bits >> 44}]}},'
+        f'"note":"{_NOTES[bits >> 30 & 3]}"'
     ).encode()
 
 

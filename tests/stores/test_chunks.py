@@ -15,7 +15,7 @@ from common.ledger import chunks, imports
 from common.ledger.database import Database, Tx
 from common.model.chunks import Counts
 from common.model.imports import ImportState
-from tests.stores.stage import Hand, Stage, event, ndjson
+from tests.stage import Hand, Stage, event, ndjson
 from workers.imports import load
 from workers.imports.load import LeaseLostError
 

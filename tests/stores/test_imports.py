@@ -14,7 +14,7 @@ from common.ledger import imports
 from common.model.imports import ACTIVE, MOVES, ImportState
 from common.model.sources import Source, SourceRef
 from common.objects import Objects
-from tests.stores.stage import Stage, event, ndjson
+from tests.stage import Stage, event, ndjson
 from workers.imports.load import load_chunk
 from workers.imports.plan import plan_import
 from workers.imports.settle import fail_import

@@ -9,7 +9,7 @@ from common.live.connection import Live
 from common.live.progress import ProgressBoard
 from common.live.seen import Seen
 from common.model.chunks import Counts, Entry
-from tests.stores.stage import Stage
+from tests.stage import Stage
 
 IDS = [bytes([n]) * 16 for n in range(10)]
 NOBODY = "redis://127.0.0.1:1/0"

@@ -7,7 +7,7 @@ import pytest
 from common.errors import Transient
 from common.ledger.database import Tx
 from common.model.imports import ImportState
-from tests.stores.stage import Hand, Stage, event, ndjson
+from tests.stage import Hand, Stage, event, ndjson
 from workers import sweep as sweeping
 from workers.imports import load, settle
 from workers.sweep import sweep

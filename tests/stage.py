@@ -1,4 +1,8 @@
-"""What the stores' tests play on; see conftest."""
+"""The engine without Celery: real Postgres, Redis and S3, and senders that only write down what was sent.
+
+Tests call the engine's functions themselves, in the order they want, with as many workers (runtimes, each with its
+own connection) as they need. That is how races are told here: one step at a time.
+"""
 
 from __future__ import annotations
 
