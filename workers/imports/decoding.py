@@ -159,7 +159,7 @@ class Decoder:
         nothing but the top level (in a string it would be a control character, elsewhere a comma is missing).
         So no object goes over a line, each line holds at least one, and equal numbers mean one each.
         """
-        if self._typed is None or laid.longest > self._max_line or not _all_look_like_objects(laid.payloads):
+        if self._typed is None or laid.longest > self._max_line or not _all_look_like_objects(laid.bodies):
             return None
         if laid.longest >= _SHORTEST_TOO_DEEP and any(map(_is_too_deep, laid.payloads)):
             return None
@@ -297,7 +297,9 @@ class _Layout(NamedTuple):
 
     payloads: list[bytes]
     offsets: list[int]
-    #: The payloads, joined.
+    #: The payloads without blanks around them: to the decoder the same, and to the check below plain to see.
+    bodies: list[bytes]
+    #: The bodies, joined.
     data: bytes
     #: Bytes of the longest line as it stood, its carriage return included.
     longest: int
@@ -312,12 +314,13 @@ def _lay_out(block: Block) -> _Layout:
     longest, lines = max(lengths), len(lengths)
     offsets = list(accumulate([length + 1 for length in lengths[:-1]], initial=block.offset))
     if _all_look_like_objects(payloads):
-        return _Layout(payloads, offsets, block.data, longest, lines)
+        return _Layout(payloads, offsets, payloads, block.data, longest, lines)
     payloads[0] = _without_mark(payloads[0], block.offset)
     payloads = [payload.removesuffix(b"\r") for payload in payloads]
-    full = [bool(payload.strip(_BLANK)) for payload in payloads]
-    payloads, offsets = list(compress(payloads, full)), list(compress(offsets, full))
-    return _Layout(payloads, offsets, NEWLINE.join(payloads), longest, lines)
+    bodies = [payload.strip(_BLANK) for payload in payloads]
+    payloads, offsets = list(compress(payloads, bodies)), list(compress(offsets, bodies))
+    bodies = list(filter(None, bodies))
+    return _Layout(payloads, offsets, bodies, NEWLINE.join(bodies), longest, lines)
 
 
 def _all_look_like_objects(lines: list[bytes]) -> bool:
