@@ -42,7 +42,7 @@ class Sealer:
         for cipher in self._ciphers:
             try:
                 text = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], import_id.encode())
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # the latter of one too short to be sealed
                 continue
             return Credentials(*json.loads(text))
         raise Terminal(

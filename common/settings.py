@@ -22,9 +22,9 @@ class SettingsError(Exception):
     """A setting is missing or cannot be read; the text names the variable and what it takes."""
 
 
-def setting(doc: str, default: Any = dataclasses.MISSING, *, secret: bool = False) -> Any:
-    """Declare a setting with the sentence that documents it."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc})
+def setting(doc: str, default: Any = dataclasses.MISSING, *, secret: bool = False, least: float = 1) -> Any:
+    """Declare a setting with the sentence that documents it and, of a number, the least it may be."""
+    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "least": least})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,26 +41,32 @@ class Settings:
     base_url: str = setting("How callers reach the service; the start of every Location and link.", "")
 
     import_limit: int = setting("Active imports that a project may have, unless its row says otherwise.", 15)
-    max_rejects: int = setting("Rejected lines above which an import fails, unless its request says less.", 1_000_000)
+    max_rejects: int = setting(
+        "Rejected lines above which an import fails, unless its request says less.", 1_000_000, least=0
+    )
     max_line_bytes: int = setting("Length above which a line is rejected.", MIB)
     secret_days: int = setting("Days after which a caller's S3 credentials are deleted in any case.", 7)
 
     chunk_bytes: int = setting("Size of a chunk: the unit of work, retry and commit.", 8 * MIB)
     window: int = setting("Chunks of one import that are in the queue or in work at a time.", 8)
     chunk_attempts: int = setting("Attempts after which a chunk that never ends well fails its import.", 25)
-    lease_seconds: float = setting("How long a worker holds a chunk without showing progress.", 30.0)
-    lease_ceiling_seconds: float = setting("How long it may hold one in all; below the tasks' time limit.", 600.0)
-    sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0)
-    resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0)
+    lease_seconds: float = setting("How long a worker holds a chunk without showing progress.", 30.0, least=0.1)
+    lease_ceiling_seconds: float = setting(
+        "How long it may hold one in all; below the tasks' time limit.", 600.0, least=0.1
+    )
+    sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0, least=0.01)
+    resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)
     resend_queue_bound: int = setting("Length of the queue above which nothing is sent again.", 64)
 
     seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 20_000_000)
     seen_seconds: int = setting("Seconds after its last use that a collection's routes are forgotten.", 86_400)
-    redis_timeout_seconds: float = setting("How long an answer of Redis is waited for; it only speeds things up.", 2.0)
+    redis_timeout_seconds: float = setting(
+        "How long an answer of Redis is waited for; it only speeds things up.", 2.0, least=0.01
+    )
 
     s3_addressing: str = setting("path, virtual or auto; path is what most servers other than Amazon's need.", "auto")
     s3_checksums: str = setting("when_required or when_supported: extra checksums of the S3 client.", "when_required")
-    s3_timeout_seconds: float = setting("How long a byte of S3 is waited for.", 10.0)
+    s3_timeout_seconds: float = setting("How long a byte of S3 is waited for.", 10.0, least=0.1)
     s3_access_key_id: str = setting("The service's own key to S3, for its own buckets only.", "", secret=True)
     s3_secret_access_key: str = setting("The secret of that key.", "", secret=True)
     own_buckets: str = setting(
@@ -78,7 +84,7 @@ class Settings:
         for field in dataclasses.fields(cls):
             name = variable(field.name)
             if text := environment.get(name):
-                values[field.name] = _read(name, text, str(field.type))
+                values[field.name] = _read(name, text, str(field.type), field.metadata["least"])
             elif field.default is dataclasses.MISSING:
                 message = f"{name} is not set. {field.metadata['doc']}"
                 raise SettingsError(message)
@@ -94,13 +100,13 @@ def variable(field_name: str) -> str:
     return _CUSTOMARY.get(field_name, f"PENSTOCK_{field_name.upper()}")
 
 
-def _read(name: str, text: str, kind: str) -> Any:
+def _read(name: str, text: str, kind: str, least: float) -> Any:
     try:
         value: Any = {"int": int, "float": float, "str": str}[kind](text)
     except ValueError:
         message = f"{name} takes a number, not {text[:40]!r}"
         raise SettingsError(message) from None
-    if kind != "str" and value < 0:
-        message = f"{name} takes no negative number"
+    if kind != "str" and not least <= value < 2**62:
+        message = f"{name} takes a number from {least} on, not {text[:40]}"
         raise SettingsError(message)
     return value

@@ -1,8 +1,8 @@
 """Heals what falls between: lost messages, dead workers, unsettled imports, expired secrets, a forgetful Redis.
 
-``python -m workers.sweep`` runs beside every worker. Each round looks at the whole present state (nothing is an event
-that could be missed), is safe to run twice, and is run by one of them at a time: a transaction-level advisory lock,
-which Postgres takes back when its holder dies. There is no service whose death would stop it.
+A process beside every worker (workers.sweeping) runs it. Each round looks at the whole present state (nothing is an
+event that could be missed), is safe to run twice, and is run by one of them at a time: a transaction-level advisory
+lock, which Postgres takes back when its holder dies. There is no service whose death would stop it.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def _list(database: Database, query: Callable[[Tx], list[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Sweep until told to stop, or until the worker that started this is gone."""
-    _die_with_parent()
+    """Sweep until told to stop, or until the worker that started this, whose pid is the argument, is gone."""
+    if len(sys.argv) > 1:
+        _die_with(parent=int(sys.argv[1]))
     settings = Settings.from_environment()
     configure_logs(settings.log_level)
     runtime = Runtime.build(settings, name="penstock-sweep")
@@ -112,13 +113,12 @@ def main() -> None:
             log.warning("sweep_failed", error=str(error))
 
 
-def _die_with_parent() -> None:
+def _die_with(*, parent: int) -> None:
     """Ask the kernel for a signal when the parent dies: a worker killed by SIGKILL can tell nobody."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if parent == 1 or os.getppid() != parent:
-            sys.exit()
+    if os.getppid() != parent:
+        sys.exit()  # it died before the kernel was asked
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ forks and a worker busy with chunks must not delay it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -51,4 +52,4 @@ class SweepStep(bootsteps.StartStopStep):
 
     @staticmethod
     def _spawn() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "workers.sweep"])
+        return subprocess.Popen([sys.executable, "-m", "workers.sweep", str(os.getpid())])

@@ -16,13 +16,17 @@ from common.model.sources import parse_s3_url
 MAPPING = Mapping(id_names=("id", "$unique_id"), time_names=("timestamp", "$time"))
 
 
+#: Keys of S3 go into HTTP headers.
+KEY = validate.Regexp(r"[\x21-\x7e]{1,256}\Z", error="Up to 256 printable ASCII characters.")
+
+
 class ImportRequest(Schema):
     """The seed's four parameters: all of them required, all strings."""
 
     collection = fields.String(required=True)
     s3Path = fields.String(required=True, validate=validate.Length(1, 2048))  # noqa: N815
-    s3AccessKeyId = fields.String(required=True, validate=validate.Length(1, 256))  # noqa: N815
-    s3SecretAccessKey = fields.String(required=True, validate=validate.Length(1, 256))  # noqa: N815
+    s3AccessKeyId = fields.String(required=True, validate=KEY)  # noqa: N815
+    s3SecretAccessKey = fields.String(required=True, validate=KEY)  # noqa: N815
 
 
 def import_spec(body: Any) -> ImportSpec:

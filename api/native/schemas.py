@@ -23,14 +23,19 @@ class Names(fields.Field[Any]):
         return tuple(dict.fromkeys(names))
 
 
+def _printable(most: int) -> validate.Regexp:
+    """Return the check of what goes into an HTTP header."""
+    return validate.Regexp(rf"[\x21-\x7e]{{1,{most}}}\Z", error=f"Up to {most} printable ASCII characters.")
+
+
 class SourceRequest(Schema):
     """An S3 object, and the keys that open it."""
 
     url = fields.String(required=True, validate=validate.Length(1, 2048), metadata={"description": "s3://bucket/key"})
     region = fields.String(validate=validate.Length(1, 32))
-    accessKeyId = fields.String(load_only=True, validate=validate.Length(1, 256))  # noqa: N815
-    secretAccessKey = fields.String(load_only=True, validate=validate.Length(1, 256))  # noqa: N815
-    sessionToken = fields.String(load_only=True, validate=validate.Length(1, 4096))  # noqa: N815
+    accessKeyId = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
+    secretAccessKey = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
+    sessionToken = fields.String(load_only=True, validate=_printable(4096))  # noqa: N815
 
 
 class MappingRequest(Schema):

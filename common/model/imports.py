@@ -65,6 +65,7 @@ MOVES: dict[ImportState, frozenset[ImportState]] = {
 class Credentials:
     """Keys to the caller's S3. They never leave this object but sealed, and its repr shows none of them."""
 
+    #: Printable ASCII, each: they go into HTTP headers.
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)

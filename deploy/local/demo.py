@@ -20,16 +20,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.message import Message
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import boto3
 import psycopg2
+from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from psycopg2 import sql
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -40,17 +43,18 @@ from deploy.local.family import StartFailed
 from deploy.local.finding import NotFound
 from deploy.local.generator import FEWEST_EVENTS, MAX_LINE, EventFile, EventStream, Receipt
 from deploy.local.servers import REGION, Servers
-from deploy.local.service import WATCH_SECONDS, Service, create_bucket
+from deploy.local.service import Service, create_bucket
 
 BUCKET = "penstock-demo"
-POLL_SECONDS = 0.2
-#: Where output is no terminal, a line this often stands for the bar.
-LINE_SECONDS = 2.0
-#: An import that does not move for so long will not move any more.
-STALL_SECONDS = 60.0
 PART_BYTES = 8 * 1024 * 1024
-#: Differences that are shown in full; all are counted.
+POLL_SECONDS = 0.2
+#: Where output is no terminal, a line this often takes the place of the bar.
+LINE_SECONDS = 2.0
+#: An import that has not moved for so long will not move any more.
+STALL_SECONDS = 60.0
+#: Differences of one check that are told; all are counted.
 SHOWN = 5
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 console = Console(highlight=False)
 
@@ -60,12 +64,12 @@ class Failed(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; 0 if all is equal, 1 if anything is not, 130 when stopped by a signal."""
+    """Run the demo; 0 if all is equal, 1 if anything is not, 130 when a signal stopped it."""
     asked = parse(argv)
     for number in up.STOP_SIGNALS:
         signal.signal(number, up.stop_once)
     try:
-        run(asked)
+        run(asked.events, asked.workers, keep=asked.keep)
     except up.Stopped:
         up.say("The demo was stopped.")
         return 130
@@ -80,9 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="run.py demo", description="Import a large file, check every row, and tell how long it took."
-    )
+    description = "Start everything, import a large file, check every row, and stop."
+    parser = argparse.ArgumentParser(prog="run.py demo", description=description)
     parser.add_argument("--events", type=int, default=1_000_000, metavar="N", help="events (default: 1000000)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes (default: 2)")
     parser.add_argument("--keep", action="store_true", help="leave the stack up afterwards, until Ctrl-C")
@@ -94,77 +97,406 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return asked
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(events: int, workers: int, *, keep: bool) -> None:
     """Start, import, check, stop. Raises `Failed` where anything differs."""
     begun = time.monotonic()
-    with (
-        up.only_one() if asked.keep else contextlib.nullcontext(),
-        log_folder(keep=asked.keep) as logs,
-    ):
+    # The one setting that decides about a line, so it has to be the generator's.
+    settings = {"PENSTOCK_MAX_LINE_BYTES": str(MAX_LINE)}
+    with up.only_one() if keep else contextlib.nullcontext(), log_folder(keep=keep) as logs:
         with (
             Servers.start(announce=up.say) as servers,
-            Service.start(
-                servers,
-                logs=logs,
-                workers=asked.workers,
-                flower=asked.keep,
-                # The one setting that decides about a line, so it must be the generator's.
-                settings={"PENSTOCK_MAX_LINE_BYTES": str(MAX_LINE)},
-            ) as service,
+            Service.start(servers, logs=logs, workers=workers, flower=keep, settings=settings) as service,
         ):
-            up.say(f"Penstock  API and {asked.workers} workers, after {time.monotonic() - begun:.1f} s\n")
-            equal = import_and_check(servers, service, EventFile(asked.events))
-            if asked.keep:
-                stay(servers, service)
-        if not equal:
-            raise Failed(f"the import is not what it should be (see above). The logs are in {logs}.")
-    up.say(f"All of it as expected, {time.monotonic() - begun:.1f} s from the first server's start to the last's stop.")
+            up.say(f"Penstock  API and {workers} workers, {time.monotonic() - begun:.1f} s after the start\n")
+            differing = import_and_check(servers, service, EventFile(events))
+            if keep:
+                # The demo then ends as it would have ended without.
+                with contextlib.suppress(up.Stopped):
+                    up.stay(servers, service)
+        if differing:
+            raise Failed(differing)
+    if not keep:
+        up.say(f"\nEverything is as expected; {time.monotonic() - begun:.1f} s in all, with starting and stopping.")
 
 
 @contextlib.contextmanager
 def log_folder(*, keep: bool) -> Iterator[Path]:
-    """Give a folder for the service's logs: that of ``up``, or one that is left behind by a failure only."""
-    if keep:
-        for old in up.LOGS.glob("*.log"):
-            old.unlink()
-        yield up.LOGS
-        return
-    folder = up.STATE / f"demo-{os.getpid()}"
-    try:
-        yield folder
-    except (Failed, StartFailed):
-        raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    """Give a folder for the service's logs: that of ``up``, or one that only a failure leaves behind."""
+    folder = up.LOGS if keep else up.STATE / f"demo-{os.getpid()}"
+    for old in folder.glob("*.log"):
+        old.unlink()
+    with contextlib.ExitStack() as undo:
+        if not keep:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            yield folder
+        except (Failed, StartFailed):
+            undo.pop_all()
+            up.say(f"The logs of the service's processes are in {folder}.", to=sys.stderr)
+            raise
 
 
-def stay(servers: Servers, service: Service) -> None:
-    """Be ``up`` until a signal, which ends the demo as it would end otherwise."""
-    with contextlib.suppress(up.Stopped), servers.family.file(up.STACK_FILE):
-        up.write_stack(servers, service)
-        up.summarize(service)
-        while True:
-            if service.watch():
-                up.write_stack(servers, service)
-            time.sleep(WATCH_SECONDS)
-
-
-def import_and_check(servers: Servers, service: Service, file: EventFile) -> bool:
-    """Upload the file, import it, print what came of it, and return whether that is what should."""
+def import_and_check(servers: Servers, service: Service, file: EventFile) -> str | None:
+    """Upload the file, import it, print what came of it; return what is wrong with that, or None."""
     # A collection of its own: a database that the environment gave may hold those of earlier demos.
     collection = f"demo-{secrets.token_hex(3)}"
-    receipt = upload(servers, f"{collection}.ndjson", file)
+    url, receipt = upload(servers, f"{collection}.ndjson", file)
     client = Client(service)
-    location = start_import(client, servers, collection)
-    status = follow_import(service, client, location)
+    location = start_import(client, servers, collection, url)
+    status = follow(client, location, service)
     if status["status"] != "complete":
-        message = f"the import ended as {status['status']}: {status['error']}. The logs are in {service_logs(service)}."
-        raise Failed(message)
-    report_speed(status, file.events)
+        return f"the import ended as {status['status']}: {status['error']}"
+    print_speed(status, file.events)
     with console.status("Holding every row of the table against the file ..."):
         checks = check_receipt(client, location, status, receipt)
-        checks += check_table(servers.database_url, location, status, file, receipt)
+        checks.append(check_table(servers.database_url, location, status, file))
     print_checks(checks)
-    return all(check.is_equal for check in checks)
+    wrong = [check.name for check in checks if not check.is_equal]
+    return f"not as expected: {'; '.join(wrong)}." if wrong else None
+
+
+# --- the file and its import
+
+
+def upload(servers: Servers, key: str, file: EventFile) -> tuple[str, Receipt]:
+    """Make the file while it is sent, part by part; return where it is and what it must come to."""
+    begun = time.monotonic()
+    create_bucket(servers, BUCKET)
+    client = boto3.client(
+        "s3",
+        endpoint_url=servers.s3_endpoint,
+        region_name=REGION,
+        aws_access_key_id=servers.s3_access_key_id,
+        aws_secret_access_key=servers.s3_secret_access_key,
+        config=Config(s3={"addressing_style": "path"}, proxies={}, request_checksum_calculation="when_required"),
+    )
+    stream = EventStream(file)
+    url = f"s3://{BUCKET}/{key}"
+    try:
+        with console.status(f"Making {url} ..."):
+            parts = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=2)
+            client.upload_fileobj(cast("BinaryIO", stream), BUCKET, key, Config=parts)
+    except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+        raise Failed(f"{url} could not be uploaded: {error}") from error
+    finally:
+        client.close()
+    receipt, seconds = stream.receipt, time.monotonic() - begun
+    up.say(f"{url}: {receipt.lines:,} lines, {receipt.size / 1e6:,.1f} MB, made and uploaded in {seconds:.1f} s")
+    return url, receipt
+
+
+class Client:
+    """Speaks HTTP as callers of the service do, on Connect's wire and the native one."""
+
+    def __init__(self, service: Service) -> None:
+        """Take the service; its own project and key are used."""
+        self.api = service.api
+        # A proxy of the environment would look for 127.0.0.1 at itself.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._headers = {
+            "X-Project-Id": service.project.id,
+            "X-API-Key": service.api_key,
+            "Authorization": f"Bearer {service.api_key}",
+            "Content-Type": "application/json",
+        }
+
+    def get(self, url: str) -> dict[str, Any]:
+        """Return the document that is there. Raises `Failed` where there is none."""
+        document: dict[str, Any] = json.loads(self._call("GET", url)[1])
+        return document
+
+    def post(self, url: str, document: dict[str, str]) -> str:
+        """Send a document and return the answer's Location. Raises `Failed` where it is not taken."""
+        headers, _ = self._call("POST", url, json.dumps(document).encode())
+        return str(headers["Location"])
+
+    def _call(self, method: str, url: str, body: bytes | None = None) -> tuple[Message, bytes]:
+        request = urllib.request.Request(url, body, self._headers, method=method)  # noqa: S310 -- http, our own
+        try:
+            with self._opener.open(request, timeout=30) as answer:
+                return answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            text = error.read(2000).decode(errors="replace")
+            raise Failed(f"{method} {url} was answered with {error.code}: {text}") from None
+        except OSError as error:
+            raise Failed(f"{method} {url} was not answered: {error}") from None
+
+
+def start_import(client: Client, servers: Servers, collection: str, url: str) -> str:
+    """Send the request of Connect's documentation; return the address at which to watch the import."""
+    asked = {
+        "collection": collection,
+        "s3Path": url,
+        "s3AccessKeyId": servers.s3_access_key_id,
+        "s3SecretAccessKey": servers.s3_secret_access_key,
+    }
+    location = client.post(f"{client.api}/event-import", asked)
+    up.say(f"POST /event-import: 201 Created, Location: {location}")
+    return location
+
+
+# --- watching it
+
+
+def follow(client: Client, location: str, service: Service) -> dict[str, Any]:
+    """Show how the import goes until it has ended; return its last status. Raises `Failed` if it stands still."""
+    begun = moved = time.monotonic()
+    last: tuple[str, float] | None = None
+    with Bar() if console.is_terminal else Lines() as view:
+        while True:
+            status, now = client.get(location), time.monotonic()
+            ended = status["status"] in ("complete", "failed")
+            view.show(status["percentComplete"], tell(status, now - begun), ended=ended)
+            if ended:
+                return status
+            if (state := (status["status"], status["percentComplete"])) != last:
+                last, moved = state, now
+            elif now - moved > STALL_SECONDS:
+                raise Failed(f"the import has been {state[0]} at {state[1]} % for {STALL_SECONDS:.0f} s.")
+            service.watch()
+            time.sleep(POLL_SECONDS)
+
+
+def tell(status: dict[str, Any], elapsed: float) -> str:
+    """Say in a few words how the import goes."""
+    percent, rate = status["percentComplete"], int(status["insertRate"].removesuffix("/s"))
+    left = f"{elapsed * (100 - percent) / percent:.0f} s left" if percent else "waiting"
+    left = left if percent < 100 else "done"
+    duplicates, errors = status["duplicateEvents"], len(status["eventErrors"])
+    return f"{rate:>7,} events/s  {left:>9}  {duplicates:,} duplicates  {errors} errors"
+
+
+class Bar:
+    """A live bar, for a terminal."""
+
+    def __init__(self) -> None:
+        """Show nothing before ``with``."""
+        columns = (BarColumn(bar_width=None), TextColumn("{task.percentage:>5.1f} %  {task.description}"))
+        self._progress = Progress(*columns, console=console, expand=True)
+        self._task = self._progress.add_task("", total=100)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, percent: float, words: str, *, ended: bool) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=percent, description=words, refresh=ended)
+
+
+class Lines:
+    """A line now and then, for a pipe or a file."""
+
+    def __init__(self) -> None:
+        """Say nothing in the first moments."""
+        self._due = time.monotonic() + LINE_SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, percent: float, words: str, *, ended: bool) -> None:
+        """Print a line if it is time for one, or the last."""
+        if ended or time.monotonic() >= self._due:
+            up.say(f"{percent:>5.1f} %  {words}")
+            self._due = time.monotonic() + LINE_SECONDS
+
+
+def print_speed(status: dict[str, Any], events: int) -> None:
+    """Say how long the import took by the service's own clock."""
+    started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
+    seconds = max((finished - started).total_seconds(), 0.001)
+    up.say(f"Imported in {seconds:.1f} s: {events / seconds:,.0f} events/s")
+
+
+# --- checking it
+
+
+class Check(NamedTuple):
+    """One thing that was looked at: how much of it was expected and found, and where the two differ."""
+
+    name: str
+    expected: int
+    found: int
+    #: How many; of many only the first are told.
+    differing: int = 0
+    differences: Sequence[str] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether it is what it should be."""
+        return self.expected == self.found and not self.differing
+
+
+def check_receipt(client: Client, location: str, status: dict[str, Any], receipt: Receipt) -> list[Check]:
+    """Hold the counts and the errors of both wires against what the file must come to."""
+    native = f"{client.api}/api/imports/{import_id(location)}"
+    counts = client.get(native)["counts"]
+    texts = [{"index": bad.line, "error": bad.code.sentence} for bad in receipt.rejects]
+    places = [
+        {"index": bad.line, "byteOffset": bad.offset, "length": bad.length, "code": bad.code.value}
+        for bad in receipt.rejects
+    ]
+    listed = client.get(f"{native}/errors?limit=1000")["items"]
+    found_places = [{name: error[name] for name in ("index", "byteOffset", "length", "code")} for error in listed]
+    return [
+        Check("lines", receipt.lines, counts["lines"]),
+        Check("blank lines", receipt.blank, counts["blank"]),
+        Check("imported events", receipt.stored, status["importedEvents"]),
+        Check("duplicate events", receipt.duplicates, status["duplicateEvents"]),
+        Check("rejected lines", len(receipt.rejects), counts["rejected"]),
+        compare_lists("  index and text of each", texts, status["eventErrors"]),
+        compare_lists("  place, length and code of each", places, found_places),
+    ]
+
+
+def compare_lists(name: str, expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> Check:
+    """Hold one short list against another, member by member."""
+    differences = [f"expected {one}, found {other}" for one, other in zip_longest(expected, found) if one != other]
+    return Check(name, len(expected), len(found), len(differences), differences[:SHOWN])
+
+
+def check_table(database_url: str, location: str, status: dict[str, Any], file: EventFile) -> Check:
+    """Hold the whole collection, in the order of the file, against the generator's second pass."""
+    try:
+        # Memory for sorting: the rows are stored by id, and what does not fit is sorted on disk.
+        options = "-c work_mem=64MB -c statement_timeout=120s"
+        connection = psycopg2.connect(database_url, options=options, client_encoding="UTF8")
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(_IMPORT, {"id": import_id(location)})
+            collection_id, created = cursor.fetchone() or (0, 0)
+            compared = Comparison(copy_lines(file, created))
+            cursor.copy_expert(_ROWS.format(sql.Literal(collection_id)), compared)
+            compared.finish()
+    except psycopg2.Error as error:
+        raise Failed(f"the table could not be read: {error}") from error
+    if (told := microseconds(datetime.fromisoformat(status["created"]))) != created // 1000 * 1000:
+        compared.note(f"lines without a time have {show_time(created)}, but the import says {show_time(told)}")
+    return Check(
+        "rows: place, time, every byte", compared.expected, compared.found, compared.differing, compared.differences
+    )
+
+
+_IMPORT = "SELECT collection_id, (extract(epoch FROM created_at) * 1000000)::bigint FROM imports WHERE id = %(id)s"
+_ROWS = sql.SQL(
+    "COPY (SELECT byte_offset, (extract(epoch FROM time) * 1000000)::bigint, payload FROM events"
+    " WHERE collection_id = {} ORDER BY import_number, source_ordinal, byte_offset) TO STDOUT"
+)
+
+
+def copy_lines(file: EventFile, created: int) -> Iterator[bytes]:
+    """Yield the rows that must be there as COPY writes them, so that a row costs one comparison and no parsing."""
+    for offset, micros, payload in file.rows():
+        text = payload.replace(b"\\", b"\\\\").replace(b"\t", b"\\t")
+        yield b"%d\t%d\t%b\n" % (offset, created if micros is None else micros, text)
+
+
+class Comparison:
+    """Takes a table's rows in order, as COPY sends them, and holds each against the next that is expected."""
+
+    def __init__(self, expected: Iterator[bytes]) -> None:
+        """Take the rows that must be there, in order."""
+        self.expected = 0
+        self.found = 0
+        self.differing = 0
+        self.differences: list[str] = []
+        self._rows = expected
+        self._next: bytes | None = None
+        self._advance()
+
+    def write(self, row: bytes) -> None:
+        """Take one row: psycopg2 hands over what Postgres sends, and that is one row a message."""
+        self.found += 1
+        if row != self._next:
+            self._skip_missing(_place(row))
+            if self._next is None or _place(row) < _place(self._next):
+                self.note(f"a row that should not be there, {_show(row)}")
+                return
+            if row != self._next:
+                self.note(_tell_apart(self._next, row))
+        self._advance()
+
+    def finish(self) -> None:
+        """Note what is still expected after the last row."""
+        while self._next is not None:
+            self._skip_missing(_place(self._next) + 1)
+
+    def note(self, difference: str) -> None:
+        """Count a difference, and keep it if it is one of the first."""
+        self.differing += 1
+        if len(self.differences) < SHOWN:
+            self.differences.append(difference)
+
+    def _skip_missing(self, place: int) -> None:
+        while self._next is not None and _place(self._next) < place:
+            self.note(f"no row of {_show(self._next)}")
+            self._advance()
+
+    def _advance(self) -> None:
+        self._next = next(self._rows, None)
+        self.expected += self._next is not None
+
+
+def _place(row: bytes) -> int:
+    return int(row[: row.index(b"\t")])
+
+
+def _show(row: bytes) -> str:
+    place, _, payload = row.rstrip(b"\n").split(b"\t", 2)
+    return f"byte {int(place):,}: {payload[:100].decode(errors='replace')} ..."
+
+
+def _tell_apart(expected: bytes, found: bytes) -> str:
+    """Say how two rows of one place differ."""
+    place, expected_time, expected_payload = expected.split(b"\t", 2)
+    _, found_time, found_payload = found.split(b"\t", 2)
+    if expected_time != found_time:
+        times = f"{show_time(int(expected_time))}, found {show_time(int(found_time))}"
+        return f"byte {int(place):,}: expected the time {times}"
+    pairs = zip_longest(expected_payload, found_payload)
+    at = next(at for at, (one, other) in enumerate(pairs) if one != other)
+    texts = f"{expected_payload[at : at + 40]!r}, found {found_payload[at : at + 40]!r}"
+    return f"byte {int(place):,}: at byte {at} of the row expected {texts}"
+
+
+def microseconds(time: datetime) -> int:
+    """Return a time in microseconds since 1970."""
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def show_time(micros: int) -> str:
+    """Return a time for people."""
+    return (EPOCH + timedelta(microseconds=micros)).isoformat()
+
+
+def import_id(location: str) -> str:
+    """Return the import's id, which both wires call it by."""
+    return location.rpartition("/")[2]
+
+
+def print_checks(checks: list[Check]) -> None:
+    """Print what was checked, and below it the first differences of each check."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column("Checked")
+    for title in ("expected", "found"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for check in checks:
+        verdict = "[green]ok[/]" if check.is_equal else "[red]DIFFERENT[/]"
+        table.add_row(check.name, f"{check.expected:,}", f"{check.found:,}", verdict)
+    console.print()
+    console.print(table)
+    for check in checks:
+        for difference in check.differences:
+            up.say(f"  {difference}")
+        if check.differing > len(check.differences):
+            up.say(f"  ... and {check.differing - len(check.differences):,} more")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

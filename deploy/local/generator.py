@@ -24,7 +24,6 @@ from common.model.rejects import RejectCode
 MAX_LINE = 1024 * 1024
 #: Below this not every oddity would be there.
 FEWEST_EVENTS = 100
-BAD_LINES = 25
 
 _PERIOD = 1000
 _REPEAT_PERIOD = 100
@@ -125,7 +124,7 @@ def line_length(line: Line) -> int:
 
 
 class EventFile:
-    """The file made of a number of events and a seed. Holds nothing but these two."""
+    """The file made of a number of events and a seed. Holds a thousand middles of lines and no line."""
 
     def __init__(self, events: int, *, seed: int = 1) -> None:
         """Take how many lines are events; bad and blank ones come on top. ValueError below 100."""
@@ -185,7 +184,7 @@ class EventFile:
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
     def _plain(self, number: int, id_text: str, fate: Fate) -> Line:
-        """Return the usual line. Bytes are put together three times as quickly as text that is not ASCII."""
+        """Return the usual line. Bytes are put together in a third of the time of text that is not ASCII."""
         time, micros = _time(number)
         rest = self._rests[number % _RESTS]
         payload = b'{"$unique_id":%b,"$time":"%bZ","order":%d,%b}' % (id_text.encode(), time.encode(), number, rest)

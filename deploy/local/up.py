@@ -79,8 +79,13 @@ def run(workers: int, port: int | None) -> None:
     with (
         Servers.start(announce=say) as servers,
         Service.start(servers, logs=LOGS, workers=workers, port=port, flower=True) as service,
-        servers.family.file(STACK_FILE),
     ):
+        stay(servers, service)
+
+
+def stay(servers: Servers, service: Service) -> None:
+    """Say where everything is, and start again what dies; returns only by an exception."""
+    with servers.family.file(STACK_FILE):
         write_stack(servers, service)
         summarize(service)
         while True:
@@ -134,7 +139,7 @@ def summarize(service: Service) -> None:
     shown = STACK_FILE.relative_to(ROOT)
     say(
         f"\nPenstock is up: {len(service.pids['worker'])} workers, project {service.project.name!r}.\n"
-        f"  API     {service.api}/api   (documentation: {service.api}/api/docs)\n"
+        f"  API     {service.api}/api   (described in {service.api}/api/openapi.json)\n"
         f"  Flower  {service.flower}   (user {service.flower_user}, password in {shown})\n"
         f"  Keys, addresses and pids are in {shown}, logs in {LOGS.relative_to(ROOT)}/.\n"
         "  Ctrl-C stops all of it."

@@ -110,7 +110,13 @@ def test_every_setting_has_a_sentence_and_a_line_in_the_example() -> None:
 def test_a_setting_that_is_missing_or_unreadable_is_named() -> None:
     good = {"DATABASE_URL": "d", "REDIS_URL": "r", "PENSTOCK_SEALING_KEYS": "k"}
     assert Settings.from_environment(good).import_limit == 15
-    for change in ({"DATABASE_URL": ""}, {"PENSTOCK_IMPORT_LIMIT": "many"}, {"PENSTOCK_LEASE_SECONDS": "-1"}):
+    for change in (
+        {"DATABASE_URL": ""},
+        {"PENSTOCK_IMPORT_LIMIT": "many"},
+        {"PENSTOCK_LEASE_SECONDS": "-1"},
+        {"PENSTOCK_CHUNK_BYTES": "0"},
+        {"PENSTOCK_SWEEP_SECONDS": "nan"},
+    ):
         with pytest.raises(SettingsError, match=next(iter(change))):
             Settings.from_environment({**good, **change})
 

@@ -269,3 +269,24 @@ def test_the_list_goes_backwards_in_pages(stage: Stage) -> None:
     assert seen == started[::-1]
     assert len(stage.desk.list_imports(stage.caller, collection="c1").items) == 2
     assert stage.desk.list_imports(stage.caller, state=ImportState.FAILED).items == []
+
+
+def test_a_mistake_of_ours_in_planning_gives_the_plan_back_and_ends_after_so_many(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_id = stage.start(ndjson(event("a")))
+
+    def fail(_: Objects, __: SourceRef) -> Source:
+        raise KeyError("ETag")
+
+    monkeypatch.setattr(Objects, "pin", fail)
+    stage.runtime = stage.worker(chunk_attempts=2)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            plan_import(stage.runtime, import_id)
+        stage.query("UPDATE imports SET not_before = now() WHERE id = %(id)s RETURNING id", id=import_id)
+    plan_import(stage.runtime, import_id)
+
+    status = stage.status(import_id)
+    assert status.error is not None
+    assert status.error.code == "plan_failed"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
-from common.errors import Terminal, Transient
+from common.errors import PenstockError, Terminal, Transient
 from common.ledger import chunks, imports
 from common.model.imports import Plan
 from common.model.sources import Source
@@ -30,22 +32,36 @@ def plan_import(runtime: Runtime, import_id: str) -> None:
         return
     plan, attempt = claimed
     bind(import_id=import_id, attempt=attempt)
-    try:
+    with _outcome_in_row(runtime, plan, attempt):
         if attempt > runtime.settings.chunk_attempts:
             raise _worn_out(attempt)
-        chunk_ids = _commit_plan(runtime, plan, _look_at(runtime, plan))
-    except Terminal as error:
-        fail_import(runtime, import_id, error)
-    except _LeaseLostError:
-        log.info("plan_overtaken")
-    except Transient as error:
-        log.warning("plan_postponed", error=str(error))
-        with runtime.database.transaction() as tx:
-            imports.release_plan(tx, plan, delay_seconds=delay_after(attempt))
-    else:
-        for chunk_id in chunk_ids:
+        for chunk_id in _commit_plan(runtime, plan, _look_at(runtime, plan)):
             runtime.dispatch.load_chunk(chunk_id)
         settle_import(runtime, import_id)  # an empty object has no chunk that could ask for it
+
+
+@contextmanager
+def _outcome_in_row(runtime: Runtime, plan: Plan, attempt: int) -> Iterator[None]:
+    try:
+        yield
+    except _LeaseLostError:
+        log.info("plan_overtaken")
+    except Terminal as error:
+        fail_import(runtime, plan.job.id, error)
+    except Transient as error:
+        log.warning("plan_postponed", error=str(error))
+        _release(runtime, plan, attempt)
+    except Exception:
+        _release(runtime, plan, attempt)  # a mistake of ours: tried again, and given up after so many attempts
+        raise
+
+
+def _release(runtime: Runtime, plan: Plan, attempt: int) -> None:
+    try:
+        with runtime.database.transaction() as tx:
+            imports.release_plan(tx, plan, delay_seconds=delay_after(attempt))
+    except PenstockError as error:
+        log.warning("plan_not_released", error=str(error))  # its lease ends by itself
 
 
 def _look_at(runtime: Runtime, plan: Plan) -> Source:

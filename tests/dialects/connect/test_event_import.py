@@ -143,6 +143,8 @@ def test_the_first_thousand_errors_are_listed_and_all_are_counted(client: FlaskC
         ({"s3Path": ["s3://mybucket/a"]}, "s3Path"),
         ({"s3AccessKeyId": ""}, "s3AccessKeyId"),
         ({"s3SecretAccessKey": {}}, "s3SecretAccessKey"),
+        ({"s3AccessKeyId": "a\r\nX-Evil: 1"}, "s3AccessKeyId"),
+        ({"s3SecretAccessKey": "secret\n"}, "s3SecretAccessKey"),
         ({"extra": 1}, "extra"),
     ],
 )
