@@ -27,8 +27,9 @@ class ImportPage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """Some of an import's rejected lines, in the order of the file."""
+    """Some of an import's rejected lines, in the order of the file, and the import."""
 
+    status: ImportStatus
     items: list[LineError]
     #: Position to go on after, or None at the end of what is known so far.
     next_after: tuple[int, int] | None
@@ -59,7 +60,7 @@ class Desk:
                 api_key_id=caller.key_id,
                 spec=spec,
                 default_limit=settings.import_limit,
-                default_max_rejects=settings.max_rejects,
+                most_rejects=settings.max_rejects,
             )
             if spec.credentials:
                 sealed = self._runtime.sealer.seal(import_id, spec.credentials)
@@ -121,14 +122,17 @@ class Desk:
     ) -> ErrorPage:
         """Return rejected lines from a position on. A line is listed once its index in the file is known."""
         status = self.read_import(caller, import_id)
+        if not status.progress.counts.rejected:
+            return ErrorPage(status, [], None)
         with self._runtime.database.transaction() as tx:
             errors, more = imports.list_errors(tx, status.id, after=after, limit=limit)
-        return ErrorPage(errors, errors[-1].position if more else None)
+        return ErrorPage(status, errors, errors[-1].position if more else None)
 
     def _progress(self, status: ImportStatus) -> Progress:
         """Return progress from Redis, or from the ledger where Redis has lost it, and put it back there."""
         now_ms = round(status.read_at.timestamp() * 1000)
-        progress = self._runtime.progress.read(status.id, now_ms=now_ms)
+        done = status.progress.chunks_done
+        progress = self._runtime.progress.read(status.id, chunks_done=done, now_ms=now_ms)
         if progress is None:
             with self._runtime.database.transaction() as tx:
                 entries = chunks.read_entries(tx, status.id)

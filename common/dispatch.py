@@ -21,16 +21,21 @@ QUEUE = "imports"
 PLAN_IMPORT = "imports.plan"
 LOAD_CHUNK = "imports.load"
 
-#: Seconds. A task that takes longer is ended, and its chunk is anybody's again.
-TASK_TIME_LIMIT = 720
-#: Seconds until Redis hands out again what was not acknowledged: well above the time limit, or a task under way
-#: would be started beside itself (seen: three times for a task of 15 s under a limit of 6 s).
-VISIBILITY_TIMEOUT = 1800
+#: Seconds that a task may take beyond its chunk's last possible lease. One that takes longer is ended, and its chunk
+#: is anybody's again.
+_TIME_LIMIT_MARGIN = 120
+#: Redis hands out again what was not acknowledged in so many times the limit: well above it, or a task under way would
+#: be started beside itself (seen: three times for a task of 15 s under a limit of 6 s).
+_VISIBILITY_FACTOR = 3
 
 
-def make_app(broker_url: str, *, timeout_seconds: float = 2.0) -> Celery:
-    """Return the Celery app on a broker. Opens no connection."""
-    app = Celery("penstock", broker=broker_url, set_as_current=False)
+def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Celery:
+    """Return the Celery app on the broker of the settings. Opens no connection.
+
+    ``answer_seconds`` bounds every wait for Redis; a worker that listens must not have it, since it waits for work.
+    """
+    app = Celery("penstock", broker=settings.redis_url, set_as_current=False)
+    time_limit = settings.lease_ceiling_seconds + _TIME_LIMIT_MARGIN
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -42,14 +47,16 @@ def make_app(broker_url: str, *, timeout_seconds: float = 2.0) -> Celery:
         # Without requeueing: a chunk that kills its process would come back without end. The lease brings it back.
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
-        task_time_limit=TASK_TIME_LIMIT,
+        task_time_limit=time_limit,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "visibility_timeout": time_limit * _VISIBILITY_FACTOR,
             # No global_keyprefix: kombu 5.7 forgets it where it looks whether a queue exists, so that none ever did.
             # Celery's keys have this Redis database to themselves and to ours, which all begin with "penstock:".
             "socket_keepalive": True,
             "health_check_interval": 25,
-            "socket_connect_timeout": timeout_seconds,
+            "socket_connect_timeout": settings.redis_timeout_seconds,
+            # A Redis that hangs, as opposed to one that refuses, kept a POST waiting as long as it hung (25 s).
+            **({"socket_timeout": answer_seconds} if answer_seconds else {}),
             "max_retries": 0,
         },
         broker_connection_retry_on_startup=True,
@@ -76,7 +83,7 @@ class Dispatch:
     @classmethod
     def from_settings(cls, settings: Settings) -> Dispatch:
         """Return senders on the broker of the settings."""
-        return cls(make_app(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds))
+        return cls(make_app(settings, answer_seconds=settings.redis_timeout_seconds))
 
     def plan_import(self, import_id: str) -> None:
         """Tell the workers of an import to plan."""

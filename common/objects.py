@@ -46,6 +46,10 @@ class Objects:
         """Take a client; ``connect`` makes one."""
         self._client = client
 
+    def close(self) -> None:
+        """Close the connections. The credentials go with the object."""
+        self._client.close()
+
     def pin(self, ref: SourceRef) -> Source:
         """Return the object's size and ETag. Raises Terminal where it cannot be had, Transient where not now."""
         head = _try(lambda: self._client.head_object(Bucket=ref.bucket, Key=ref.key))
@@ -166,7 +170,8 @@ def _raise_final(error: ClientError) -> None:
     if status >= 500 or status == 429 or code in _PASSING:
         return
     internal = f"{status} {code}"
-    if status == 412:
+    # 412: If-Match refused. 416: a pinned range is always inside the pinned size, so the object has shrunk.
+    if status in (412, 416):
         raise Terminal("source_changed", _CHANGED, internal) from error
     if status == 404:
         raise Terminal("source_not_found", "There is no such bucket or object in S3.", internal) from error

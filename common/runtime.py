@@ -51,7 +51,9 @@ class Runtime:
 
         Reads the sealed credentials, so that only workers ever call this. Raises Terminal where they are gone.
         """
-        if job.id not in self._clients:
+        if job.id in self._clients:
+            self._clients.move_to_end(job.id)
+        else:
             self._clients[job.id] = objects.connect(
                 self._credentials(job),
                 region=job.source.region,
@@ -61,12 +63,13 @@ class Runtime:
                 timeout=self.settings.s3_timeout_seconds,
             )
             if len(self._clients) > _KEPT_CLIENTS:
-                self._clients.popitem(last=False)
+                self._clients.popitem(last=False)[1].close()
         return self._clients[job.id]
 
     def forget_objects_of(self, import_id: str) -> None:
         """Drop the client of an import that has ended, and its credentials with it."""
-        self._clients.pop(import_id, None)
+        if client := self._clients.pop(import_id, None):
+            client.close()
 
     def _credentials(self, job: Import) -> Credentials:
         with self.database.transaction() as tx:

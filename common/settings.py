@@ -42,7 +42,7 @@ class Settings:
 
     import_limit: int = setting("Active imports that a project may have, unless its row says otherwise.", 15)
     max_rejects: int = setting(
-        "Rejected lines above which an import fails, unless its request says less.", 1_000_000, least=0
+        "Rejected lines above which an import fails, unless its request allows fewer.", 1_000_000, least=0
     )
     max_line_bytes: int = setting("Length above which a line is rejected.", MIB)
     secret_days: int = setting("Days after which a caller's S3 credentials are deleted in any case.", 7)

@@ -12,7 +12,7 @@ from common.telemetry import bind, configure_logs
 from workers.sweeping import SweepStep
 
 settings = Settings.from_environment()
-app = make_app(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+app = make_app(settings)
 app.conf.imports = ("workers.tasks",)
 app.steps["worker"].add(SweepStep)
 

@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from common.errors import PenstockError, Terminal
 from common.ledger import chunks, imports
@@ -23,6 +25,7 @@ from common.telemetry import configure_logs, get_logger
 from workers.imports.settle import fail_import, settle_import
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 _LOCK = 0x5377656570
 _PR_SET_PDEATHSIG = 1
@@ -37,17 +40,23 @@ def sweep(runtime: Runtime) -> bool:
         if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
         for step in (_settle, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
-            try:
-                step(runtime)
-            except PenstockError as error:
-                log.warning("sweep_step_failed", step=step.__name__.strip("_"), error=str(error))
+            _try(step.__name__.strip("_"), partial(step, runtime))
     return True
+
+
+def _try(what: str, work: Callable[[], object]) -> None:
+    """Do a piece of a round. Whatever it raises, a mistake of ours included, must not keep the others from theirs."""
+    try:
+        work()
+    except PenstockError as error:
+        log.warning("sweep_step_failed", step=what, error=str(error))
+    except Exception as error:  # noqa: BLE001
+        log.warning("sweep_step_broken", step=what, error=type(error).__name__)
 
 
 def _settle(runtime: Runtime) -> None:
     for import_id in _list(runtime.database, imports.unsettled_imports):
-        if settle_import(runtime, import_id):
-            log.info("healed_unsettled_import", import_id=import_id)
+        _try("settle", partial(settle_import, runtime, import_id))
 
 
 def _send_again(runtime: Runtime) -> None:
@@ -73,17 +82,18 @@ def _expire_secrets(runtime: Runtime) -> None:
         "credentials_expired", f"The import did not end within {days} days, after which S3 credentials are deleted."
     )
     for import_id in _list(runtime.database, imports.expired_secrets):
-        fail_import(runtime, import_id, error)
+        _try("expire_secrets", partial(fail_import, runtime, import_id, error))
     with runtime.database.transaction() as tx:
         imports.delete_stale_secrets(tx)
 
 
 def _rebuild_progress(runtime: Runtime) -> None:
     """Write progress anew where Redis knows of fewer chunks than the ledger."""
-    for import_id in _list(runtime.database, imports.running_imports):
-        with runtime.database.transaction() as tx:
-            entries = chunks.read_entries(tx, import_id)
-        if runtime.progress.size(import_id) != len(entries):
+    for import_id, done in _list(runtime.database, imports.running_imports):
+        known = runtime.progress.size(import_id)
+        if known is None or known < done:
+            with runtime.database.transaction() as tx:
+                entries = chunks.read_entries(tx, import_id)
             runtime.progress.build(import_id, entries)
 
 
@@ -91,7 +101,7 @@ def _trim_marks(runtime: Runtime) -> None:
     runtime.seen.trim()
 
 
-def _list(database: Database, query: Callable[[Tx], list[str]]) -> list[str]:
+def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:
     with database.transaction() as tx:
         return query(tx)
 

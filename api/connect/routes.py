@@ -26,9 +26,8 @@ def start_import() -> ResponseReturnValue:
 def read_import(import_id: str) -> ResponseReturnValue:
     """Tell how far the import is, and which lines could not be taken."""
     caller = _caller()
-    status = desk().read_import(caller, import_id)
-    errors = desk().list_errors(caller, import_id, limit=render.MOST_ERRORS).items
-    return render.import_status(status, errors)
+    page = desk().list_errors(caller, import_id, limit=render.MOST_ERRORS)
+    return render.import_status(page.status, page.items)
 
 
 @blueprint.errorhandler(Refusal)

@@ -85,7 +85,7 @@ def list_errors(asked: dict[str, Any], import_id: str) -> ResponseReturnValue:
     )
     return {
         "items": [render.line_error(error) for error in page.items],
-        "rejected": desk().read_import(g.caller, import_id).progress.counts.rejected,
+        "rejected": page.status.progress.counts.rejected,
         "next": "{}-{}".format(*page.next_after) if page.next_after else None,
     }
 

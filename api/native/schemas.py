@@ -69,7 +69,7 @@ class ListQuery(Schema):
     cursor = fields.Integer(validate=validate.Range(1, 2**62))
     limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
     status = fields.Enum(ImportState, by_value=True)
-    collection = fields.String(validate=validate.Length(1, 255))
+    collection = fields.String(validate=validate.Regexp(r"[^\x00-\x1f/]{1,255}\Z"))
 
 
 class ErrorsQuery(Schema):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from common.ledger.database import Tx
-from common.ledger.imports import end_holder
+from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
+from common.ledger.rows import counts_of, hex_id
 from common.model.chunks import Chunk, Counts, Entry, count_chunks
 
 _SQL = load_queries("chunks")
@@ -33,29 +32,18 @@ def first_window(tx: Tx, import_id: str) -> list[int]:
 
 
 def claim_chunk(tx: Tx, chunk_id: int, *, lease_seconds: float) -> Chunk | None:
-    """Lease the chunk for the backend of this transaction, or else another open chunk of its import.
+    """Lease the chunk for the backend of this transaction; None where it is taken or done, or not to be loaded.
 
-    Returns None where there is nothing to do: all taken or done, the import not running, or no such chunk. The
-    attempt is counted here, before the work, so that one that kills its process counts. The backend of a former
+    The attempt is counted here, before the work, so that one that kills its process counts. The backend of a former
     holder whose lease has ended is ended too.
     """
-    return _claim(tx, chunk_id, lease_seconds) or _claim_next(tx, chunk_id, lease_seconds)
-
-
-def _claim_next(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
-    row = tx.one(_SQL["next_claimable"], chunk_id=chunk_id)
-    return _claim(tx, row.id, lease_seconds) if row else None
-
-
-def _claim(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
     row = tx.one(_SQL["claim_chunk"], chunk_id=chunk_id, lease_seconds=lease_seconds)
     if row is None:
         return None
-    former: tuple[int | None, datetime | None] = (row.former_pid, row.former_started)
-    end_holder(tx, *former)
+    end_holder(tx, row.former_pid, row.former_started)
     return Chunk(
         row.id,
-        row.import_id.replace("-", ""),
+        hex_id(row.import_id),
         row.source_ordinal,
         row.number,
         row.start_offset,
@@ -63,6 +51,17 @@ def _claim(tx: Tx, chunk_id: int, lease_seconds: float) -> Chunk | None:
         row.attempts,
         row.lease_token,
     )
+
+
+def next_claimable(tx: Tx, chunk_id: int) -> int | None:
+    """Return the first chunk of the same import that nobody holds. Only a look: the claim decides."""
+    row = tx.one(_SQL["next_claimable"], chunk_id=chunk_id)
+    return row.id if row else None
+
+
+def holds_chunk(tx: Tx, chunk: Chunk) -> bool:
+    """Return whether the chunk is still the holder's of this token."""
+    return tx.one(_SQL["holds_chunk"], chunk_id=chunk.id, lease_token=chunk.lease_token) is not None
 
 
 def renew_lease(tx: Tx, chunk: Chunk, *, lease_seconds: float, ceiling_seconds: float) -> bool:
@@ -140,7 +139,7 @@ def read_entries(tx: Tx, import_id: str) -> list[Entry]:
         Entry(
             row.number,
             row.bytes,
-            Counts(row.lines, row.imported, row.replaced, row.duplicates, row.rejected, row.blank),
+            counts_of(row),
             row.done_ms,
         )
         for row in tx.all(_SQL["read_progress"], import_id=import_id)

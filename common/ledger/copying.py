@@ -6,9 +6,9 @@ parse ids, numbers and times out of digits again.
 
 from __future__ import annotations
 
-import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from common.ledger.database import Tx
 from common.model.events import Event
@@ -29,55 +29,76 @@ _pack_reject = struct.Struct(">h iq iq iq iq i").pack
 
 def encode_events(
     events: Iterable[Event], *, collection_id: int, import_number: int, source_ordinal: int
-) -> list[bytes]:
-    """Return rows of ``events``, in the order given."""
-    return [
-        _pack_event(
+) -> Iterator[bytes]:
+    """Yield rows of ``events``, in the order given."""
+    for event_id, _, offset, time, odd, payload in events:
+        yield _pack_event(
             8, 4, collection_id, 16, event_id, 8, import_number, 4, source_ordinal, 8, offset,
             8, time - _EPOCH_2000, 1, odd, len(payload),
-        )
-        + payload
-        for event_id, _, offset, time, odd, payload in events
-    ]  # fmt: skip
+        ) + payload  # fmt: skip
 
 
-def encode_suspects(suspects: Iterable[tuple[Event, int]]) -> list[bytes]:
-    """Return rows of events, each with the number of its chunk's lines that have its id."""
-    return [
-        _pack_suspect(
+def encode_suspects(suspects: Iterable[tuple[Event, int]]) -> Iterator[bytes]:
+    """Yield rows of events, each with the number of its chunk's lines that have its id."""
+    for event, lines in suspects:
+        yield _pack_suspect(
             6, 16, event.event_id, 8, event.offset, 8, event.time - _EPOCH_2000, 1, event.odd, 4, lines,
             len(event.payload),
-        )
-        + event.payload
-        for event, lines in suspects
-    ]  # fmt: skip
+        ) + event.payload  # fmt: skip
 
 
-def encode_rejects(rejects: Iterable[Reject], *, chunk_id: int) -> list[bytes]:
-    """Return rows of ``rejects``."""
-    rows = []
+def encode_rejects(rejects: Iterable[Reject], *, chunk_id: int) -> Iterator[bytes]:
+    """Yield rows of ``rejects``."""
     for reject in rejects:
         code = reject.code.value.encode()
         head = _pack_reject(6, 8, chunk_id, 8, reject.line, 8, reject.offset, 8, reject.length, len(code))
-        rows.append(b"".join((head, code, struct.pack(">i", len(reject.body)), reject.body)))
-    return rows
+        yield b"".join((head, code, struct.pack(">i", len(reject.body)), reject.body))
 
 
-def copy_rows(tx: Tx, statement: str, rows: list[bytes], advance: Callable[[], None]) -> None:
+def copy_rows(tx: Tx, statement: str, rows: Iterable[bytes], advance: Callable[[], None]) -> None:
     """Send ``rows`` by COPY; ``advance`` is called with each piece that the server has taken.
 
-    May block as long as another transaction holds a key of the rows. Raises what the server raises.
+    May block as long as another transaction holds a key of the rows. Raises what the server raises, and what
+    ``advance`` raises.
     """
-    tx.copy_in(statement, _Pieces(b"".join((_HEADER, *rows, _TRAILER)), advance), piece=_PIECE)
+    pieces = _Pieces(chain((_HEADER,), rows, (_TRAILER,)), advance)
+    try:
+        tx.copy_in(statement, pieces, piece=_PIECE)
+    except BaseException:
+        # The driver ends the COPY and makes an error of its own of whatever reading raised, a SystemExit included.
+        if pieces.failure:
+            raise pieces.failure from None
+        raise
 
 
-class _Pieces(io.BytesIO):
-    """A file of bytes that tells when it is read: progress that a lease may be renewed by."""
+class _Pieces:
+    """A file of rows that are made as they are read, and that tells when: progress that renews a lease.
 
-    def __init__(self, content: bytes, advance: Callable[[], None]) -> None:
-        super().__init__(content)
+    The rows of a chunk are never whole in memory besides the events that they are made of (8 MiB of ``{}``: 0.5 GB).
+    """
+
+    def __init__(self, rows: Iterable[bytes], advance: Callable[[], None]) -> None:
+        self._rows = iter(rows)
         self._advance = advance
+        self._rest = b""
+        self.failure: BaseException | None = None
 
-    def read(self, size: int | None = -1) -> bytes:
-        self._advance()
-        return super().read(size)
+    def read(self, size: int) -> bytes:
+        try:
+            self._advance()
+            return self._take(size)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _take(self, size: int) -> bytes:
+        parts, length = [self._rest], len(self._rest)
+        # A few rows more than the driver may be given: what is over goes first next time.
+        for row in self._rows:
+            parts.append(row)
+            length += len(row)
+            if length >= size:
+                break
+        joined = b"".join(parts)
+        self._rest = joined[size:]
+        return joined[:size]

@@ -10,13 +10,21 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.errors
+import psycopg2.extensions
 import psycopg2.extras
 
 from common.errors import Terminal, Transient
+
+
+class Readable(Protocol):
+    """What COPY reads its rows from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes; none at the end."""
 
 
 class Tx:
@@ -44,7 +52,7 @@ class Tx:
         self._cursor.execute(statement, values or None)
         return list(self._cursor.fetchall())
 
-    def copy_in(self, statement: str, rows: BinaryIO, *, piece: int) -> None:
+    def copy_in(self, statement: str, rows: Readable, *, piece: int) -> None:
         """Send a file to ``COPY .. FROM STDIN``, so many bytes at a time."""
         self._cursor.copy_expert(statement, rows, size=piece)
 
@@ -57,6 +65,8 @@ _SESSION = (
     " -c idle_in_transaction_session_timeout=60s"
     # Statements that fail would stand in the server's log with the rows in them.
     " -c log_min_error_statement=panic"
+    # Our statements are short or not the compiler's kind; see plan_by_key for what it cost (0.55 s a chunk).
+    " -c jit=off"
 )
 
 
@@ -98,7 +108,7 @@ class Database:
             # Also where a signal handler raised: nothing but the rows knows whether the server had committed.
             self._drop(connection)
             if isinstance(error, psycopg2.Error):
-                raise CommitUnknown(_AWAY, str(error)) from error
+                raise CommitUnknown(_UNKNOWN, str(error)) from error
             raise
 
     @contextmanager
@@ -119,8 +129,12 @@ class Database:
 
     def _connection(self) -> Any:
         held = getattr(self._local, "held", None)
-        if held and held[0] == os.getpid() and _answers(held[1]):
-            return held[1]
+        if held and held[0] == os.getpid():
+            if not held[1].closed and held[1].status != psycopg2.extensions.STATUS_READY:
+                # The sign of life below would roll the outer one back.
+                raise RuntimeError("a transaction is under way on this thread; use aside() for one beside it")
+            if _answers(held[1]):
+                return held[1]
         try:
             connection = psycopg2.connect(
                 self._url,
@@ -148,6 +162,9 @@ class Database:
         connection.close()
 
 
+_UNKNOWN = (
+    "The database went away before it could answer: look whether the request was carried out before repeating it."
+)
 _AWAY = "The database is not available at the moment. Nothing was lost; try again shortly."
 
 

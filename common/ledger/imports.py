@@ -8,15 +8,15 @@ from typing import Any
 
 from common.errors import Refusal, Terminal
 from common.ledger.database import Tx
+from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
-from common.model.chunks import Counts
+from common.ledger.rows import counts_of, hex_id
 from common.model.imports import Failure, Import, ImportSpec, ImportState, ImportStatus, Plan, Progress
 from common.model.mapping import Mapping, OnDuplicate
 from common.model.rejects import LineError, RejectCode
 from common.model.sources import Source, SourceRef
 
 _SQL = load_queries("imports")
-_CHUNKS = load_queries("chunks")
 
 #: Seconds after which a refused caller may try again; what a slot's end takes is not known.
 SLOT_RETRY_SECONDS = 15
@@ -30,7 +30,7 @@ def admit_import(
     api_key_id: str | None,
     spec: ImportSpec,
     default_limit: int,
-    default_max_rejects: int,
+    most_rejects: int,
 ) -> None:
     """Insert the row of an import, if the project has a slot for it.
 
@@ -40,7 +40,7 @@ def admit_import(
     tx.run(_SQL["lock_slots"], project_id=project_id)
     row = tx.one(_SQL["import_limit"], project_id=project_id)
     limit = row.import_limit if row and row.import_limit else default_limit
-    active = [_hex(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
+    active = [hex_id(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
     if len(active) >= limit:
         raise Refusal(
             "too_many_active_imports",
@@ -65,7 +65,7 @@ def admit_import(
         api_key_id=api_key_id,
         source=json.dumps(source),
         mapping=json.dumps(mapping),
-        max_rejects=default_max_rejects if spec.max_rejects is None else spec.max_rejects,
+        max_rejects=most_rejects if spec.max_rejects is None else min(spec.max_rejects, most_rejects),
     )
 
 
@@ -92,12 +92,6 @@ def claim_plan(tx: Tx, import_id: str, *, lease_seconds: float) -> tuple[Plan, i
         return None
     end_holder(tx, row.former_pid, row.former_started)
     return Plan(_import(row), row.lease_token), row.attempts
-
-
-def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
-    """End the backend of a lease's former holder, if it still lives."""
-    if pid is not None:
-        tx.run(_CHUNKS["end_holder"], pid=pid, started=started)
 
 
 def release_plan(tx: Tx, plan: Plan, *, delay_seconds: float) -> None:
@@ -139,9 +133,13 @@ def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> 
     )
 
 
-def settle_import(tx: Tx, import_id: str) -> bool:
-    """Complete the import if its last chunk is done, and return whether this call did it. Safe to run twice."""
-    ended = tx.one(_SQL["settle_import"], import_id=import_id) is not None
+def settle_import(tx: Tx, import_id: str, *, too_many_rejects: Terminal) -> bool:
+    """End the import if its last chunk is done, and return whether this call did it. Safe to run twice.
+
+    It has completed, or failed with ``too_many_rejects`` where there are more than it may have.
+    """
+    error = too_many_rejects
+    ended = tx.one(_SQL["settle_import"], import_id=import_id, code=error.code, message=error.public) is not None
     return ended and _close(tx, import_id)
 
 
@@ -161,6 +159,11 @@ def _close(tx: Tx, import_id: str) -> bool:
     tx.run(_SQL["copy_totals"], import_id=import_id)
     tx.run(_SQL["delete_secret"], import_id=import_id)
     return True
+
+
+def holds_plan(tx: Tx, plan: Plan) -> bool:
+    """Return whether the plan is still the holder's of this token."""
+    return tx.one(_SQL["holds_plan"], import_id=plan.job.id, lease_token=plan.lease_token) is not None
 
 
 def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
@@ -188,7 +191,7 @@ def list_imports(
     rows = tx.all(
         _SQL["list_imports"], project_id=project_id, before=before, state=state, collection=collection, limit=limit
     )
-    return [_hex(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
+    return [hex_id(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
 
 
 def list_errors(
@@ -205,31 +208,27 @@ def list_errors(
 
 def send_plans_again(tx: Tx, *, resend_seconds: float, room: int) -> list[str]:
     """Mark plans whose message or planner was lost as sent, and return their ids."""
-    return [_hex(row.id) for row in tx.all(_SQL["send_plans_again"], resend_seconds=resend_seconds, room=room)]
+    return [hex_id(row.id) for row in tx.all(_SQL["send_plans_again"], resend_seconds=resend_seconds, room=room)]
 
 
 def unsettled_imports(tx: Tx) -> list[str]:
     """Return running imports all of whose chunks are done."""
-    return [_hex(row.id) for row in tx.all(_SQL["unsettled_imports"])]
+    return [hex_id(row.id) for row in tx.all(_SQL["unsettled_imports"])]
 
 
-def running_imports(tx: Tx) -> list[str]:
-    """Return the ids of running imports."""
-    return [_hex(row.id) for row in tx.all(_SQL["running_imports"])]
+def running_imports(tx: Tx) -> list[tuple[str, int]]:
+    """Return the ids of running imports, each with the number of its done chunks."""
+    return [(hex_id(row.id), row.chunks_done) for row in tx.all(_SQL["running_imports"])]
 
 
 def expired_secrets(tx: Tx) -> list[str]:
     """Return active imports whose credentials are past their days."""
-    return [_hex(row.id) for row in tx.all(_SQL["expired_secrets"])]
+    return [hex_id(row.id) for row in tx.all(_SQL["expired_secrets"])]
 
 
 def delete_stale_secrets(tx: Tx) -> int:
     """Delete the secrets of imports that have ended, and return how many there were."""
     return tx.run(_SQL["delete_stale_secrets"])
-
-
-def _hex(value: str) -> str:
-    return value.replace("-", "")
 
 
 def _source(value: dict[str, str]) -> SourceRef:
@@ -242,9 +241,9 @@ def _mapping(value: dict[str, Any]) -> Mapping:
 
 def _import(row: Any) -> Import:
     return Import(
-        _hex(row.id),
+        hex_id(row.id),
         row.number,
-        _hex(row.project_id),
+        hex_id(row.project_id),
         row.collection_id,
         ImportState(row.state),
         row.created_at,
@@ -255,12 +254,11 @@ def _import(row: Any) -> Import:
 
 
 def _status(row: Any) -> ImportStatus:
-    progress = Progress()
+    progress = Progress(chunks_done=row.chunks_done)
     if row.finished_at:
-        counts = Counts(row.lines, row.imported, row.replaced, row.duplicates, row.rejected, row.blank)
-        progress = Progress(counts, row.bytes_done, row.chunks_done)
+        progress = Progress(counts_of(row), row.bytes_done, row.chunks_done)
     return ImportStatus(
-        id=_hex(row.id),
+        id=hex_id(row.id),
         number=row.number,
         collection=row.collection,
         state=ImportState(row.state),

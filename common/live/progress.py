@@ -1,13 +1,12 @@
 """How far an import is, as of its last committed chunk: read by every poll, rebuilt from the ledger at will.
 
 A hash an import. A field a committed chunk, holding absolute values: a command that is run twice changes nothing.
-One more field, the mark, is written when the hash was built from the ledger; a hash without it has lost something
-(Redis was emptied while workers went on) and is not believed.
+One more field, the mark, is written when the hash was built from the ledger; a hash without it, or with fewer chunks
+than the ledger has, has lost something (Redis was emptied or away while workers went on) and is not believed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import astuple
 from typing import Any, cast
@@ -21,9 +20,6 @@ from common.model.imports import Progress, sum_progress
 _MARK = b"built"
 #: Seconds that a hash outlives its last change.
 _LIFE = 3600
-#: Seconds that hashes are not believed after Redis was away: chunks committed meanwhile are not in them, and percent
-#: must not fall. The sweep has rebuilt them by then.
-_DISTRUST = 10.0
 
 
 class ProgressBoard:
@@ -32,7 +28,6 @@ class ProgressBoard:
     def __init__(self, live: Live) -> None:
         """Take the way to Redis."""
         self._live = live
-        self._distrusted_until = 0.0
 
     def write(self, import_id: str, entry: Entry) -> None:
         """Write what a chunk committed. May fail unseen, and may run twice: the sweep rebuilds."""
@@ -43,12 +38,13 @@ class ProgressBoard:
         fields = {_field(entry): _value(entry) for entry in entries}
         self._live.ask(lambda client: self._set(client, import_id, {**fields, _MARK: b"1"}), otherwise=None)
 
-    def read(self, import_id: str, *, now_ms: int) -> Progress | None:
-        """Return the progress at ``now_ms`` by the database's clock; None where it is not to be believed."""
+    def read(self, import_id: str, *, chunks_done: int, now_ms: int) -> Progress | None:
+        """Return the progress at ``now_ms`` by the database's clock; None where it is not to be believed.
+
+        ``chunks_done`` is what the ledger knows: a hash with fewer has missed some, and percent must not fall.
+        """
         fields = self._live.ask(lambda client: _fields(client, import_id), otherwise=None)
-        if fields is None:
-            self._distrusted_until = time.monotonic() + _DISTRUST
-        if not fields or fields.pop(_MARK, None) is None or time.monotonic() < self._distrusted_until:
+        if not fields or fields.pop(_MARK, None) is None or len(fields) < chunks_done:
             return None
         return sum_progress((_entry(number, value) for number, value in fields.items()), now_ms=now_ms)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any
 
 import psycopg2
 import pytest
 
-from common.errors import Transient
+from common.errors import Terminal, Transient
 from common.ledger import chunks, imports
 from common.ledger.database import Database, Tx
 from common.model.chunks import Counts
@@ -127,11 +127,10 @@ def test_a_zombie_that_commits_first_is_fenced_too(stage: Stage) -> None:
 def test_a_live_lease_is_respected_and_a_message_takes_the_next_chunk_instead(stage: Stage) -> None:
     ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(3))))
     Hand.takes(stage.worker(), ids[0])
-    with stage.runtime.database.transaction() as tx:
-        taken = chunks.claim_chunk(tx, ids[0], lease_seconds=30)
+    load.load_chunk(stage.runtime, ids[0])
 
-    assert taken is not None
-    assert taken.id == ids[1]
+    states = stage.query("SELECT state FROM chunks WHERE id = ANY(%(ids)s) ORDER BY number", ids=ids)
+    assert [row.state for row in states] == ["leased", "done", "waiting"]
 
 
 def test_the_lease_of_a_dead_backend_is_free_at_once(stage: Stage) -> None:
@@ -145,23 +144,29 @@ def test_the_lease_of_a_dead_backend_is_free_at_once(stage: Stage) -> None:
     assert len(stage.rows()) == 1
 
 
+@pytest.mark.parametrize("table", ["events", "suspects", "rejects"])
 def test_a_worker_stopped_in_the_middle_of_a_copy_does_not_block_the_retry(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    (chunk_id, *_) = stage.planned(ndjson(event("a"), event("b")))
+    stage.run(ndjson(event("a")), collection="events")
+    if table == "events":
+        stage.flush_redis()
+    (chunk_id, *_) = stage.planned(ndjson(event("a", size=10), event("b", size=10), b"{bad"))
     stopped, go_on, ended = threading.Event(), threading.Event(), []
     copy_in = Tx.copy_in
 
-    def stop_in_copy(tx: Tx, statement: str, rows: BinaryIO, *, piece: int) -> None:
+    def stop_in_copy(tx: Tx, statement: str, rows: Any, *, piece: int) -> None:
         class Stopping(io.RawIOBase):
             def read(self, size: int = -1) -> bytes:
                 found = rows.read(size)
-                if not found:  # all rows are with the server, uncommitted, their keys locked
+                if (
+                    not found and f"COPY {table}" in statement
+                ):  # all rows are with the server, uncommitted, their keys locked
                     stopped.set()
                     go_on.wait(timeout=30)
                 return found
 
-        copy_in(tx, statement, Stopping(), piece=piece)  # type: ignore[arg-type]
+        copy_in(tx, statement, Stopping(), piece=piece)
 
     def work() -> None:
         monkeypatch.setattr(Tx, "copy_in", stop_in_copy)
@@ -181,7 +186,45 @@ def test_a_worker_stopped_in_the_middle_of_a_copy_does_not_block_the_retry(
     thread.join(timeout=10)
 
     assert len(ended) == 1
-    assert sums(stage, stage.import_of(chunk_id)) == Counts(lines=2, imported=2)
+    assert sums(stage, stage.import_of(chunk_id)) == Counts(lines=3, imported=1, duplicates=1, rejected=1)
+
+
+def test_who_gave_a_chunk_back_is_left_in_peace_by_its_next_holder(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = stage.planned(ndjson(*(event(f"id-{n}", size=300) for n in range(2))))
+    busy, other = stage.worker(), stage.worker()
+
+    def away(*_: object) -> None:
+        raise Transient("S3 asks to slow down.")
+
+    with monkeypatch.context() as slow:
+        slow.setattr(load, "read_lines", away)
+        load.load_chunk(busy, ids[0])
+    hand = Hand.takes(busy, ids[1])
+    stage.query("UPDATE chunks SET not_before = now() WHERE id = %(id)s RETURNING id", id=ids[0])
+    with busy.database.transaction() as tx:
+        with other.database.aside() as beside:
+            assert chunks.claim_chunk(beside, ids[0], lease_seconds=30)
+        assert tx.one("SELECT 1 AS alive").alive
+
+    hand.commits()
+
+
+def test_what_reading_raises_inside_a_copy_comes_out_as_it_is(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chunk_id, *_) = stage.planned(ndjson(event("a")))
+    for raised in (LeaseLostError(), SystemExit(0)):
+        stage.expire_lease(chunk_id)
+        hand = Hand.takes(stage.worker(), chunk_id)
+
+        def advance(_: load.Lease, error: BaseException = raised) -> None:
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr(load.Lease, "advance", advance)
+            with pytest.raises(type(raised)):
+                hand.commits()
+    assert stage.rows() == []
 
 
 def test_a_cancel_waits_for_a_commit_under_way_and_counts_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +276,7 @@ def test_the_fence_alone_stops_a_commit_that_looked_before_the_cancel(
 
     def cancel_before(tx: Tx, *rest: object) -> object:
         stage.desk.cancel_import(stage.caller, hand.job.id)
-        return finish_chunk(tx, *rest)  # type: ignore[arg-type]
+        return finish_chunk(tx, *rest)
 
     monkeypatch.setattr(chunks, "finish_chunk", cancel_before)
     with pytest.raises(LeaseLostError):
@@ -362,6 +405,45 @@ def test_too_many_rejects_fail_the_import_and_what_was_stored_stays(stage: Stage
     assert status.error.code == "too_many_rejects"
     assert sums(stage, status.id).rejected == 2
     assert len(stage.rows()) == status.progress.counts.imported > 0
+
+
+def test_too_many_rejects_are_not_forgotten_when_another_commits_the_last_chunk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = stage.planned(ndjson(b"{bad", b"{bad", event("a", size=300), event("b", size=300)), max_rejects=1)
+    with monkeypatch.context() as dying:
+        dying.setattr(load, "_enforce_reject_limit", lambda *_: None)
+        for chunk_id in ids:
+            load.load_chunk(stage.runtime, chunk_id)
+
+    status = stage.status(stage.import_of(ids[0]))
+    assert (status.state, status.error and status.error.code) == (ImportState.FAILED, "too_many_rejects")
+
+
+def test_a_chunk_of_nothing_but_bad_lines_stops_early_where_fewer_are_allowed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "MOST_LISTED", 3)
+    (chunk_id, *_) = stage.planned(b"x\n" * 50, max_rejects=5)
+    load.load_chunk(stage.runtime, chunk_id)
+
+    status = stage.status(stage.import_of(chunk_id))
+    assert (status.error and status.error.code, status.progress.counts.rejected) == ("too_many_rejects", 0)
+
+
+def test_a_zombies_reason_does_not_fail_the_import(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chunk_id, *_) = stage.planned(ndjson(event("a")))
+
+    def lose_and_fail(*_: object) -> None:
+        monkeypatch.undo()
+        stage.expire_lease(chunk_id)
+        Hand.takes(stage.worker(), chunk_id)
+        raise Terminal("source_changed", "seen by a zombie")
+
+    monkeypatch.setattr(load, "read_lines", lose_and_fail)
+    load.load_chunk(stage.worker(), chunk_id)
+
+    assert stage.status(stage.import_of(chunk_id)).state is ImportState.RUNNING
 
 
 def test_errors_are_listed_only_when_their_index_is_known(stage: Stage) -> None:

@@ -89,7 +89,7 @@ def test_progress_is_the_sum_of_chunks_however_often_each_is_written(board: Prog
     for number in (0, 1, 1, 0, 2):
         board.write("job", entry(number))
 
-    progress = board.read("job", now_ms=2000)
+    progress = board.read("job", chunks_done=3, now_ms=2000)
     assert progress is not None
     assert (progress.chunks_done, progress.bytes_done) == (3, 300)
     assert progress.counts == Counts(lines=18, imported=15, rejected=3)
@@ -99,27 +99,31 @@ def test_progress_is_the_sum_of_chunks_however_often_each_is_written(board: Prog
 def test_the_rate_counts_the_last_ten_seconds(board: ProgressBoard) -> None:
     board.build("job", [entry(0, done_ms=1_000), entry(1, done_ms=11_001), entry(2, done_ms=20_000)])
 
-    progress = board.read("job", now_ms=21_000)
+    progress = board.read("job", chunks_done=0, now_ms=21_000)
     assert progress is not None
     assert progress.imported_lately == 10
 
 
 def test_progress_without_its_mark_is_not_believed(board: ProgressBoard) -> None:
-    assert board.read("job", now_ms=0) is None
+    assert board.read("job", chunks_done=0, now_ms=0) is None
     board.write("job", entry(7))
 
-    assert board.read("job", now_ms=0) is None
+    assert board.read("job", chunks_done=0, now_ms=0) is None
     assert board.size("job") is None
 
 
-def test_after_redis_was_away_progress_is_not_believed_for_a_while(
-    board: ProgressBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board.build("job", [entry(0)])
-    with monkeypatch.context() as away:
-        away.setattr(Live, "ask", lambda *_, otherwise: otherwise)
-        assert board.read("job", now_ms=0) is None
-    assert board.read("job", now_ms=0) is None
+def test_progress_that_knows_fewer_chunks_than_the_ledger_is_not_believed(board: ProgressBoard) -> None:
+    board.build("job", [entry(0), entry(1)])
 
-    monkeypatch.setattr("time.monotonic", lambda: 1e12)
-    assert board.read("job", now_ms=0) is not None
+    assert board.read("job", chunks_done=2, now_ms=0) is not None
+    assert board.read("job", chunks_done=3, now_ms=0) is None
+
+
+def test_without_redis_there_is_no_progress_and_nothing_fails() -> None:
+    board = ProgressBoard(Live(NOBODY, timeout_seconds=0.2))
+    board.write("job", entry(0))
+    board.build("job", [entry(0)])
+    board.forget("job")
+
+    assert board.read("job", chunks_done=0, now_ms=0) is None
+    assert board.size("job") is None

@@ -116,10 +116,12 @@ def test_progress_that_redis_lost_is_written_anew(stage: Stage) -> None:
     load.load_chunk(stage.runtime, ids[0])
     stage.flush_redis()
     load.load_chunk(stage.runtime, ids[1])
-    assert stage.runtime.progress.read(import_id, now_ms=0) is None, "a hash without the mark was believed"
+    assert stage.runtime.progress.read(import_id, chunks_done=0, now_ms=0) is None, (
+        "a hash without the mark was believed"
+    )
 
     sweep(stage.runtime)
-    progress = stage.runtime.progress.read(import_id, now_ms=0)
+    progress = stage.runtime.progress.read(import_id, chunks_done=0, now_ms=0)
     assert progress is not None
     assert progress.chunks_done == 2
 
@@ -143,9 +145,12 @@ def test_a_sweep_of_a_healthy_house_sends_nothing(stage: Stage) -> None:
     assert (stage.sent.plans, stage.sent.loads) == ([], [])
 
 
-def test_a_step_that_fails_does_not_keep_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [Transient("away"), KeyError("a mistake of ours")], ids=["in passing", "mistake"])
+def test_a_step_that_fails_does_not_keep_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(_: Tx) -> list[str]:
-        raise Transient("away")
+        raise error
 
     monkeypatch.setattr(sweeping.imports, "unsettled_imports", fail)
     import_id = stage.start(ndjson(event("a")))

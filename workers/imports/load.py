@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from common.errors import PenstockError, Terminal, Transient
 from common.ledger import chunks, events, imports
@@ -26,7 +26,7 @@ from common.telemetry import bind, get_logger
 from workers.imports.decoding import Decoder
 from workers.imports.framing import owned_blocks, reading_start
 from workers.imports.retrying import delay_after
-from workers.imports.settle import fail_import, settle_import
+from workers.imports.settle import TOO_MANY_REJECTS, fail_import, settle_import
 
 log = get_logger(__name__)
 
@@ -37,11 +37,11 @@ def load_chunk(runtime: Runtime, chunk_id: int) -> None:
     Safe to run twice, and by several at once. Whatever goes wrong ends in the rows: the chunk is due again, or the
     import has failed with a reason. A worker that is told to stop gives the chunk back.
     """
-    with runtime.database.transaction() as tx:
-        chunk = chunks.claim_chunk(tx, chunk_id, lease_seconds=runtime.settings.lease_seconds)
-        job = imports.read_import(tx, chunk.import_id) if chunk else None
-    if chunk is None or job is None:
+    chunk = _claim(runtime, chunk_id) or _claim_another(runtime, chunk_id)
+    if chunk is None:
         return
+    with runtime.database.transaction() as tx:
+        job = imports.read_import(tx, chunk.import_id)
     bind(import_id=job.id, chunk=chunk.number, attempt=chunk.attempts)
     with _outcome_in_rows(runtime, chunk):
         if chunk.attempts > runtime.settings.chunk_attempts:
@@ -51,14 +51,31 @@ def load_chunk(runtime: Runtime, chunk_id: int) -> None:
         _pass_on(runtime, job, done)
 
 
+def _claim(runtime: Runtime, chunk_id: int) -> Chunk | None:
+    with runtime.database.transaction() as tx:
+        return chunks.claim_chunk(tx, chunk_id, lease_seconds=runtime.settings.lease_seconds)
+
+
+def _claim_another(runtime: Runtime, chunk_id: int) -> Chunk | None:
+    """A message whose chunk is taken serves the import's next one: messages are hints that there is work.
+
+    In transactions of their own: Postgres shows the living backends as of a transaction's first look at them, and a
+    later look in the same one would take a younger holder for dead.
+    """
+    with runtime.database.transaction() as tx:
+        another = chunks.next_claimable(tx, chunk_id)
+    return _claim(runtime, another) if another is not None else None
+
+
 @contextmanager
 def _outcome_in_rows(runtime: Runtime, chunk: Chunk) -> Iterator[None]:
     try:
         yield
     except LeaseLostError:
         log.info("chunk_overtaken")
+        _release(runtime, chunk, delay_seconds=0, attempt_counts=False)  # does nothing where it is another's
     except Terminal as error:
-        fail_import(runtime, chunk.import_id, error)
+        fail_import(runtime, chunk.import_id, error, held_by=partial(chunks.holds_chunk, chunk=chunk))
     except Transient as error:
         log.warning("chunk_postponed", error=str(error))
         _release(runtime, chunk, delay_seconds=delay_after(chunk.attempts))
@@ -77,6 +94,10 @@ def _release(runtime: Runtime, chunk: Chunk, *, delay_seconds: float, attempt_co
             chunks.release_chunk(tx, chunk, delay_seconds=delay_seconds, attempt_counts=attempt_counts)
     except PenstockError as error:
         log.warning("chunk_not_released", error=str(error))  # its lease ends by itself
+
+
+#: Rejects of a chunk that are kept though the import may have fewer, so that its caller sees what is wrong.
+MOST_LISTED = 10_000
 
 
 class LeaseLostError(Exception):
@@ -162,6 +183,8 @@ def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lin
         decoded = decoder.decode(block, result.lines)
         result.add(decoded.events)
         result.rejects += decoded.rejects
+        if len(result.rejects) > max(job.max_rejects, MOST_LISTED):
+            raise TOO_MANY_REJECTS
         result.lines += decoded.lines
         result.blank += decoded.blank
         lease.advance()
@@ -254,20 +277,20 @@ def _pass_on(runtime: Runtime, job: Import, done: Done) -> None:
         rejected=counts.rejected,
         misrouted=done.misrouted,
     )
-    if done.next_chunk is not None:
-        runtime.dispatch.load_chunk(done.next_chunk)
-    runtime.progress.write(job.id, done.entry)
     if counts.rejected:
         _enforce_reject_limit(runtime, job)
     settle_import(runtime, job.id)
+    runtime.progress.write(job.id, done.entry)
+    if done.next_chunk is not None:
+        runtime.dispatch.load_chunk(done.next_chunk)
 
 
 def _enforce_reject_limit(runtime: Runtime, job: Import) -> None:
+    """End the import early where it has too many; its last chunk would find out too."""
     with runtime.database.transaction() as tx:
         exceeded = imports.has_too_many_rejects(tx, job.id)
     if exceeded:
-        text = f"More than {job.max_rejects} lines were rejected. What had been imported stays."
-        fail_import(runtime, job.id, Terminal("too_many_rejects", text))
+        fail_import(runtime, job.id, TOO_MANY_REJECTS)
 
 
 def _worn_out(chunk: Chunk) -> Terminal:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from common.errors import Terminal
 from common.ledger import imports
+from common.ledger.database import Tx
 from common.runtime import Runtime
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
+
+TOO_MANY_REJECTS = Terminal(
+    "too_many_rejects", "More lines were rejected than the import may have. What had been imported stays."
+)
 
 
 def settle_import(runtime: Runtime, import_id: str) -> bool:
@@ -17,17 +24,22 @@ def settle_import(runtime: Runtime, import_id: str) -> bool:
     can ask, the sweep asks again.
     """
     with runtime.database.transaction() as tx:
-        settled = imports.settle_import(tx, import_id)
+        settled = imports.settle_import(tx, import_id, too_many_rejects=TOO_MANY_REJECTS)
     if settled:
         log.info("import_settled", import_id=import_id)
         _forget(runtime, import_id)
     return settled
 
 
-def fail_import(runtime: Runtime, import_id: str, error: Terminal) -> None:
-    """End the import for a reason that its caller is told. Does nothing where it has ended."""
+def fail_import(
+    runtime: Runtime, import_id: str, error: Terminal, *, held_by: Callable[[Tx], bool] = lambda _: True
+) -> None:
+    """End the import for a reason that its caller is told. Does nothing where it has ended.
+
+    ``held_by`` tells whether who found the reason still holds its lease: a zombie's view of S3 may be an old one.
+    """
     with runtime.database.transaction() as tx:
-        failed = imports.fail_import(tx, import_id, error)
+        failed = held_by(tx) and imports.fail_import(tx, import_id, error)
     if failed:
         log.warning("import_failed", import_id=import_id, code=error.code, reason=str(error))
         _forget(runtime, import_id)

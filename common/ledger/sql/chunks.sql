@@ -20,7 +20,7 @@ WITH claimable AS (
       AND c.not_before <= now()
       AND (c.state = 'waiting'
            OR c.state = 'leased' AND (c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started)))
-    FOR UPDATE OF c SKIP LOCKED
+    FOR NO KEY UPDATE OF c SKIP LOCKED
 )
 UPDATE chunks AS c
 SET state = 'leased',
@@ -47,14 +47,6 @@ WHERE c.import_id = (SELECT import_id FROM chunks WHERE id = %(chunk_id)s)
   AND (c.state = 'waiting' OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))
 ORDER BY c.number
 LIMIT 1
-FOR UPDATE OF c SKIP LOCKED
-
--- name: end_holder
--- Ends the backend of a former holder. A worker stopped in the middle of a COPY keeps its uncommitted keys, and no
--- timeout of Postgres ends a COPY that waits for its client. Pid and start have to match: pids are used again.
-SELECT pg_terminate_backend(pid)
-FROM pg_stat_activity
-WHERE pid = %(pid)s AND backend_start = %(started)s AND pid <> pg_backend_pid()
 
 -- name: renew_lease
 -- Up to a ceiling for each attempt; no row where the lease is another's by now.
@@ -71,8 +63,14 @@ SET state = 'waiting',
     attempts = attempts - CASE WHEN %(attempt_counts)s THEN 0 ELSE 1 END,
     lease_expires_at = NULL,
     sent_at = NULL,
-    not_before = now() + make_interval(secs => %(delay_seconds)s)
+    not_before = now() + make_interval(secs => %(delay_seconds)s),
+    -- Who gave it back has gone on to other work; the next holder must not end its backend.
+    holder_pid = NULL,
+    holder_started = NULL
 WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
+
+-- name: holds_chunk
+SELECT id FROM chunks WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
 
 -- name: finish_chunk
 -- The chunk's entry in the ledger. No row where the token is not the latest: a zombie's, and all is rolled back.
@@ -106,15 +104,14 @@ WHERE id = (
     WHERE import_id = %(import_id)s AND state = 'waiting' AND sent_at IS NULL AND not_before <= now()
     ORDER BY number
     LIMIT 1
-    FOR UPDATE SKIP LOCKED)
+    FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING id
 
 -- name: send_chunks_again
 -- Of each running import, the chunks of its window (its first open ones) that nobody holds and that were never sent
--- or sent long ago. The bound on the queue is the caller's: so messages neither dwindle nor pile up.
-UPDATE chunks
-SET sent_at = now()
-WHERE id IN (
+-- or sent long ago. The bound on the queue is the caller's: so messages neither dwindle nor pile up. Candidates are
+-- not locked: a claim skips a locked row, and would find nothing to do. The mark is a hint, so a race costs a message.
+WITH lost AS (
     SELECT c.id
     FROM imports AS i
     CROSS JOIN LATERAL (
@@ -122,14 +119,17 @@ WHERE id IN (
         FROM chunks
         WHERE import_id = i.id AND state <> 'done'
         ORDER BY number
-        LIMIT %(window)s
-        FOR UPDATE SKIP LOCKED) AS c
+        LIMIT %(window)s) AS c
     WHERE i.state = 'running'
       AND c.not_before <= now()
       AND (c.sent_at IS NULL OR c.sent_at < now() - make_interval(secs => %(resend_seconds)s))
       AND (c.state = 'waiting' OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))
     ORDER BY c.number, i.number
-    LIMIT %(room)s)
+    LIMIT %(room)s
+)
+UPDATE chunks
+SET sent_at = now()
+WHERE id IN (SELECT id FROM chunks WHERE id IN (SELECT id FROM lost) FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING id
 
 -- name: read_progress

@@ -62,7 +62,9 @@ RETURNING i.id, i.number, i.project_id, i.collection_id, i.state, i.created_at, 
 -- name: release_plan
 -- Gives a plan back after a failure that passes; the sweep sends it again from not_before on.
 UPDATE imports
-SET lease_expires_at = now(), not_before = now() + make_interval(secs => %(delay_seconds)s)
+SET lease_expires_at = now(), not_before = now() + make_interval(secs => %(delay_seconds)s),
+    -- Who gave it back has gone on to other work; the next holder must not end its backend.
+    holder_pid = NULL, holder_started = NULL
 WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
 
 -- name: insert_source
@@ -82,10 +84,17 @@ WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)
 RETURNING id
 
 -- name: settle_import
--- The last one out turns off the light, and anybody may try: the state makes it happen once.
+-- The last one out turns off the light, and anybody may try: the state makes it happen once. Whether there were too
+-- many rejects is decided here too: who noticed it first may have died, or be late.
 UPDATE imports AS i
-SET state = CASE WHEN EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.rejected > 0)
-                 THEN 'completed_with_errors' ELSE 'completed' END,
+SET (state, error_code, error_message) = (
+        SELECT CASE WHEN sum(c.rejected) > i.max_rejects THEN 'failed'
+                    WHEN sum(c.rejected) > 0 THEN 'completed_with_errors'
+                    ELSE 'completed' END,
+               CASE WHEN sum(c.rejected) > i.max_rejects THEN %(code)s END,
+               CASE WHEN sum(c.rejected) > i.max_rejects THEN %(message)s END
+        FROM chunks AS c
+        WHERE c.import_id = i.id),
     finished_at = now()
 WHERE i.id = %(import_id)s
   AND i.state = 'running'
@@ -120,6 +129,9 @@ WHERE id = %(import_id)s
 -- name: delete_secret
 DELETE FROM import_secrets WHERE import_id = %(import_id)s
 
+-- name: holds_plan
+SELECT id FROM imports WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
+
 -- name: too_many_rejects
 -- Whether the import has more rejects than it may.
 SELECT sum(c.rejected) > i.max_rejects AS too_many
@@ -134,8 +146,8 @@ SELECT i.id, i.number, i.state, l.name AS collection, i.source, i.mapping, i.cre
        i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
        (SELECT count(*) FROM chunks AS c
         WHERE c.import_id = i.id AND c.state = 'leased' AND i.state = 'running') AS chunks_running,
-       (SELECT count(*) FROM chunks AS c
-        WHERE c.import_id = i.id AND c.state = 'done' AND i.finished_at IS NOT NULL) AS chunks_done,
+       i.chunks_total - (SELECT count(*) FROM chunks AS c
+                         WHERE c.import_id = i.id AND c.state <> 'done') AS chunks_done,
        (SELECT json_agg(json_build_array(h.state, h.at) ORDER BY h.number)
         FROM import_history AS h WHERE h.import_id = i.id) AS history
 FROM imports AS i
@@ -195,7 +207,11 @@ FROM imports AS i
 WHERE i.state = 'running' AND NOT EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.state <> 'done')
 
 -- name: running_imports
-SELECT id FROM imports WHERE state = 'running'
+SELECT i.id,
+       i.chunks_total - (SELECT count(*) FROM chunks AS c
+                         WHERE c.import_id = i.id AND c.state <> 'done') AS chunks_done
+FROM imports AS i
+WHERE i.state = 'running'
 
 -- name: expired_secrets
 -- Active imports whose credentials have reached the end of their days.

@@ -198,7 +198,7 @@ def test_lists_go_on_with_their_cursor(client: FlaskClient, stage: Stage, key: s
 
     assert [item["id"] for item in first["items"] + second["items"]] == started[::-1]
     assert second["next"] is None
-    for wrong in ("limit=0", "limit=x", "cursor=abc", "status=unknown", "nonsense=1"):
+    for wrong in ("limit=0", "limit=x", "cursor=abc", "status=unknown", "nonsense=1", "collection=%00"):
         assert client.get(f"/api/imports?{wrong}", headers=bearer(key)).status_code == 422, wrong
 
 

@@ -1,0 +1,16 @@
+"""What leases of plans and of chunks share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from common.ledger.database import Tx
+from common.ledger.queries import load_queries
+
+_SQL = load_queries("leases")
+
+
+def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
+    """End the backend of a lease's former holder, if there was one and it still lives."""
+    if pid is not None:
+        tx.run(_SQL["end_holder"], pid=pid, started=started)
