@@ -36,7 +36,7 @@ UV = "uv==0.13.8"
 LOCK_HEADER = "# Made by `python3 run.py lock` from requirements.in. Do not edit.\n"
 
 COMMANDS = {
-    "demo": "start everything, import and export a file, check both, stop",
+    "demo": "start everything, import a million events, check every row, stop",
     "up": "start the servers and the service, and stay (--workers N, --port P)",
     "test": "run the tests; what follows goes to pytest",
     "lint": "ruff, ruff format, mypy and import-linter, all four",

@@ -15,7 +15,9 @@ from common.ledger.database import Database
 from common.ledger.migrate import migrate, read_migrations
 from common.ledger.queries import load_queries
 from common.model.imports import MOVES, ImportState
+from common.model.rejects import RejectCode
 from common.settings import Settings, SettingsError, variable
+from deploy.local.commands import flower_command, web_command, worker_command
 from workers import tasks
 
 ROOT = Path(__file__).parents[2]
@@ -131,8 +133,24 @@ def test_no_setting_shows_a_secret_in_its_repr() -> None:
             assert f"{field.name}=" not in shown
 
 
-def test_every_move_ends_and_the_readme_draws_them() -> None:
+def test_from_every_active_state_there_is_a_way_to_an_end_and_from_an_end_none() -> None:
     assert set(MOVES) == set(ImportState)
-    readme = (ROOT / "README.rst").read_text()
     for state in ImportState:
-        assert state.value in readme
+        assert bool(MOVES[state]) != state.ended
+        assert state.ended or any(to.ended for to in MOVES[state])
+
+
+def test_the_readme_tells_every_state_and_code_and_holds_no_placeholder() -> None:
+    readme = (ROOT / "README.rst").read_text()
+    for word in (*ImportState, *RejectCode):
+        assert word.value in readme
+    assert not re.search(r"@[A-Z]+@|TODO|FIXME", readme)
+
+
+def test_the_local_stack_runs_the_lines_of_the_procfile() -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    for role, command in (("web", web_command()), ("worker", worker_command("w")), ("flower", flower_command(1))):
+        said = lines[role].replace('"', "").split()
+        for word in command[3:]:
+            if word.startswith("-") and not word.startswith(("-n", "--port")):
+                assert word in said, f"{role}: {word}"
