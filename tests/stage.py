@@ -26,6 +26,7 @@ from common.model.sources import SourceRef
 from common.runtime import Runtime
 from common.settings import Settings
 from workers.imports import load
+from workers.imports.lease import Lease
 from workers.imports.plan import plan_import
 
 
@@ -163,7 +164,7 @@ class Hand:
     chunk: Chunk
     job: Import
     lines: load.Lines
-    lease: load.Lease
+    lease: Lease
 
     @classmethod
     def takes(cls, runtime: Runtime, chunk_id: int) -> Hand:
@@ -172,7 +173,7 @@ class Hand:
             assert chunk, "the chunk was not free"
             assert chunk.id == chunk_id
             job = imports.read_import(tx, chunk.import_id)
-        lease = load.Lease(runtime, chunk)
+        lease = Lease(runtime, chunk)
         return cls(runtime, chunk, job, load.read_lines(runtime, job, chunk, lease), lease)
 
     def commits(self) -> load.Done:

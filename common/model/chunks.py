@@ -3,18 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-
-
-class ChunkState(StrEnum):
-    """Where a chunk stands. Only its own transaction moves it; ends of the job never touch it."""
-
-    #: Nobody works on it. It may be in the queue or not: ``sent_at`` is a hint.
-    WAITING = "waiting"
-    #: A worker holds it by token, until its lease ends or its backend is gone.
-    LEASED = "leased"
-    #: Its events, rejects and counts were committed, once.
-    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from common.model.chunks import Counts
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
 from workers.imports import load
-from workers.imports.load import LeaseLostError
+from workers.imports.lease import Lease, LeaseLostError
 
 
 def sums(stage: Stage, import_id: str) -> Counts:
@@ -217,11 +217,11 @@ def test_what_reading_raises_inside_a_copy_comes_out_as_it_is(stage: Stage, monk
         stage.expire_lease(chunk_id)
         hand = Hand.takes(stage.worker(), chunk_id)
 
-        def advance(_: load.Lease, error: BaseException = raised) -> None:
+        def advance(_: Lease, error: BaseException = raised) -> None:
             raise error
 
         with monkeypatch.context() as broken:
-            broken.setattr(load.Lease, "advance", advance)
+            broken.setattr(Lease, "advance", advance)
             with pytest.raises(type(raised)):
                 hand.commits()
     assert stage.rows() == []
@@ -488,3 +488,34 @@ def test_the_credentials_are_gone_when_the_import_ends(stage: Stage) -> None:
     assert stage.query("SELECT count(*) AS n FROM import_secrets WHERE import_id = %(id)s", id=status.id)[0].n == 0
     with stage.runtime.database.transaction() as tx:
         assert imports.read_secret(tx, status.id) is None
+
+
+def test_a_lease_is_lengthened_as_bytes_advance_up_to_its_ceiling(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (chunk_id,) = stage.planned(ndjson(event("a")))
+    hand = Hand.takes(stage.worker(lease_seconds=30, lease_ceiling_seconds=100), chunk_id)
+
+    def left() -> float:
+        (row,) = stage.query(
+            "SELECT extract(epoch FROM lease_expires_at - leased_at) AS seconds FROM chunks WHERE id = %(id)s",
+            id=chunk_id,
+        )
+        return float(row.seconds)
+
+    hand.lease.advance()
+    assert left() == 30, "renewed before a third of it had passed"
+
+    clock = iter(range(10**6, 10**9, 1000))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    hand.lease.advance()
+    assert 30 < left() < 40
+
+    stage.query("UPDATE chunks SET leased_at = leased_at - interval '90 s' WHERE id = %(id)s RETURNING 1", id=chunk_id)
+    hand.lease.advance()
+    assert left() == 100
+
+    stage.expire_lease(chunk_id)
+    Hand.takes(stage.worker(), chunk_id)
+    with pytest.raises(LeaseLostError):
+        hand.lease.advance()

@@ -7,7 +7,6 @@ fence. Redis is asked which ids were seen, and may say anything.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 from workers.imports.decoding import Decoder
 from workers.imports.framing import owned_blocks, reading_start
+from workers.imports.lease import Lease, LeaseLostError
 from workers.imports.retrying import delay_after
 from workers.imports.settle import TOO_MANY_REJECTS, fail_import, settle_import
 
@@ -98,42 +98,6 @@ def _release(runtime: Runtime, chunk: Chunk, *, delay_seconds: float, attempt_co
 
 #: Rejects of a chunk that are kept though the import may have fewer, so that its caller sees what is wrong.
 MOST_LISTED = 10_000
-
-
-class LeaseLostError(Exception):
-    """The chunk is another's by now, or its import no longer runs: nothing of this attempt may stay."""
-
-
-class Lease:
-    """The claim on a chunk, lengthened as bytes advance and by nothing else: a stuck worker loses it."""
-
-    def __init__(self, runtime: Runtime, chunk: Chunk) -> None:
-        """Take a chunk just claimed."""
-        self._runtime, self._chunk = runtime, chunk
-        self._renew_at = self._next()
-
-    def advance(self) -> None:
-        """Note that bytes moved. Raises LeaseLostError where the chunk was taken over.
-
-        Costs a glance at the clock, and once in a third of the lease a short transaction. That one has a connection
-        of its own: the worker's may be in the middle of a COPY.
-        """
-        if time.monotonic() < self._renew_at:
-            return
-        settings = self._runtime.settings
-        with self._runtime.database.aside() as tx:
-            held = chunks.renew_lease(
-                tx,
-                self._chunk,
-                lease_seconds=settings.lease_seconds,
-                ceiling_seconds=settings.lease_ceiling_seconds,
-            )
-        if not held:
-            raise LeaseLostError
-        self._renew_at = self._next()
-
-    def _next(self) -> float:
-        return time.monotonic() + self._runtime.settings.lease_seconds / 3
 
 
 @dataclass(slots=True)

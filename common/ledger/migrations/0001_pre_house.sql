@@ -132,7 +132,9 @@ CREATE TABLE sources (
     PRIMARY KEY (import_id, ordinal)
 );
 
--- The unit of work, retry and commit; done chunks are the entries of the ledger.
+-- The unit of work, retry and commit; done chunks are the entries of the ledger. A chunk is waiting (in the queue or
+-- not: sent_at is a hint), leased (a worker holds it by token, until the lease ends or its backend is gone) or done.
+-- Only a chunk's own transaction moves it; the ends of its import never touch it.
 CREATE TABLE chunks (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     import_id        uuid NOT NULL REFERENCES imports ON DELETE CASCADE,
