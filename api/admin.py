@@ -8,7 +8,7 @@ import ujson
 from api.callers import ALL_SCOPES, create_key
 from common.ledger import projects
 from common.ledger.database import Database
-from common.settings import Settings
+from common.settings import Settings, SettingsError
 
 
 @click.group()
@@ -20,7 +20,10 @@ def main() -> None:
 @click.argument("name")
 def create_project(name: str) -> None:
     """Create a project, or find it by its name, and a key of all scopes for it."""
-    database = Database(Settings.from_environment().database_url, application_name="penstock-admin")
+    try:
+        database = Database(Settings.from_environment().database_url, application_name="penstock-admin")
+    except SettingsError as error:
+        raise click.ClickException(f"{error} It takes the environment that the service has.") from None
     with database.transaction() as tx:
         project_id = projects.find_project(tx, name) or projects.create_project(tx, name)
         key = create_key(tx, project_id, ALL_SCOPES)

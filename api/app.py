@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
 from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
 
 from api import connect, health, native
 from api.web import MAX_BODY, Json
@@ -17,6 +19,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_environment()
     configure_logs(settings.log_level)
     app = Flask("penstock", static_folder=None)
+    app.url_map.merge_slashes = False
     app.json = Json(app)
     app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
     app.config.update(
@@ -29,5 +32,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     app.register_blueprint(health.blueprint)
     app.register_blueprint(connect.blueprint)
-    native.register(app, Api(app))
+    native.register(app, Api(app, spec_kwargs=native.SPEC))
+    app.register_error_handler(HTTPException, _refuse_http)
     return app
+
+
+def _refuse_http(error: HTTPException) -> ResponseReturnValue:
+    """Answer unknown paths and methods in the form of the room they are nearest to."""
+    near_connect = request.path.startswith(connect.PATHS)
+    return connect.refuse_http(error) if near_connect else native.refuse_http(error)

@@ -63,9 +63,15 @@ class JsonParser(FlaskParser):
 
 
 def read_json() -> Any:
-    """Return the body as JSON, whatever type it claims to be. Raises Refusal ``malformed_json``."""
+    """Return the body as JSON, whatever type it claims to be. Raises Refusal ``malformed_json``, ``malformed_body``."""
     try:
-        return current_app.json.loads(request.get_data(cache=True))
+        body = request.get_data(cache=True)
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001  every server has errors of its own for a body that breaks off
+        raise Refusal("malformed_body", "The body of the request could not be read to its end.") from None
+    try:
+        return current_app.json.loads(body)
     except ValueError:
         raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
 
@@ -75,6 +81,11 @@ def link(path: str) -> str:
     return (runtime().settings.base_url or request.host_url).rstrip("/") + path
 
 
-def status_of(error: Exception) -> int:
+def status_of(error: HTTPException) -> int:
     """Return the HTTP status that an error of werkzeug stands for."""
-    return error.code or 500 if isinstance(error, HTTPException) else 500
+    return error.code or 500
+
+
+def headers_of(error: HTTPException) -> dict[str, str]:
+    """Return the headers that belong to an error of werkzeug: 405 has to name what is allowed."""
+    return {name: value for name, value in error.get_headers() if name != "Content-Type"}

@@ -27,6 +27,11 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
+# Headers that would tell gunicorn where it stands are believed from nobody: a caller's SCRIPT_NAME was answered with a
+# 500. Behind a proxy PENSTOCK_BASE_URL says how callers reach the service.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+
 # No access log here: its line holds the query string, where dialects put what nobody may read. The service
 # logs each request itself, without it.
 accesslog = None

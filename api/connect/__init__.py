@@ -6,6 +6,9 @@ exports, collections, filtered keys.
 
 from __future__ import annotations
 
-from api.connect.routes import blueprint
+from api.connect.routes import blueprint, refuse_http
 
-__all__ = ["blueprint"]
+#: What a path of this room begins with.
+PATHS = ("/event-import",)
+
+__all__ = ["PATHS", "blueprint", "refuse_http"]

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from api.callers import Caller, identify
 from api.connect import parse, render
-from api.web import desk, link, read_json, runtime, status_of
+from api.web import desk, headers_of, link, read_json, runtime, status_of
 from common.errors import Refusal, Transient
 
 blueprint = Blueprint("connect", __name__)
@@ -44,8 +44,8 @@ def postpone(error: Transient) -> ResponseReturnValue:
 
 @blueprint.errorhandler(HTTPException)
 def refuse_http(error: HTTPException) -> ResponseReturnValue:
-    """Answer what Flask itself refuses: a body over the limit, say."""
-    return {"errorMessage": error.description}, status_of(error)
+    """Answer what Flask itself refuses: a body over the limit, say, or a method, with the headers that belong to it."""
+    return {"errorMessage": error.description or error.name}, status_of(error), headers_of(error)
 
 
 def _caller() -> Caller:

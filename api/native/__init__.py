@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from api.native.routes import register
+from api.native.routes import SPEC, refuse_http, register
 
-__all__ = ["register"]
+__all__ = ["SPEC", "refuse_http", "register"]

@@ -10,11 +10,17 @@ from flask_smorest import Api, Blueprint
 from werkzeug.exceptions import HTTPException
 
 from api.native import parse, render, schemas
-from api.web import JsonParser, bearer, desk, link
+from api.web import JsonParser, bearer, desk, headers_of, link, status_of
 from common.errors import Refusal, Transient
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
+
+#: What the OpenAPI document says of all routes.
+SPEC = {
+    "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    "security": [{"key": []}],
+}
 
 
 class Room(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
@@ -92,11 +98,19 @@ def list_errors(asked: dict[str, Any], import_id: str) -> ResponseReturnValue:
 
 def register(app: Flask, api: Api) -> None:
     """Mount the room, and make its form of errors the app's."""
+    api.ERROR_SCHEMA = schemas.Problem
     api.register_blueprint(blueprint)
+    _describe_errors(api)
     app.register_error_handler(Refusal, _refuse)
     app.register_error_handler(Transient, _postpone)
-    app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _apologise)
+
+
+def _describe_errors(api: Api) -> None:
+    """Name the type of error bodies in the OpenAPI document: flask-smorest takes them for plain JSON."""
+    for answer in api.spec.components.responses.values():
+        if "application/json" in answer.get("content", {}):
+            answer["content"]["application/problem+json"] = answer["content"].pop("application/json")
 
 
 def _refuse(refused: Refusal) -> ResponseReturnValue:
@@ -109,16 +123,16 @@ def _postpone(error: Transient) -> ResponseReturnValue:
     return _problem(render.problem(503, error.code, error.public)), 503, {"Retry-After": "5"}
 
 
-def _refuse_http(error: HTTPException) -> ResponseReturnValue:
-    """Answer what Flask or the schemas refuse, with the headers they set: 405 has to name what is allowed."""
-    status = error.code or 500
+def refuse_http(error: HTTPException) -> ResponseReturnValue:
+    """Answer what Flask or the schemas refuse, with the headers they set."""
+    status = status_of(error)
     data: dict[str, Any] = getattr(error, "data", {})
     fields = data.get("messages", {})
     extra = {"errors": fields.get("json") or fields.get("query") or fields} if fields else {}
     code = "invalid_request" if status in (400, 415, 422) else error.name.lower().replace(" ", "_")
     detail = "The request is not valid." if fields else error.description or error.name
-    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
-    return _problem(render.problem(status, code, detail, **extra)), status, {**headers, **(data.get("headers") or {})}
+    headers = {**headers_of(error), **(data.get("headers") or {})}
+    return _problem(render.problem(status, code, detail, **extra)), status, headers
 
 
 def _apologise(error: Exception) -> ResponseReturnValue:

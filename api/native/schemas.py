@@ -38,11 +38,14 @@ class SourceRequest(Schema):
     sessionToken = fields.String(load_only=True, validate=_printable(4096))  # noqa: N815
 
 
+_NAMES = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 8}]}
+
+
 class MappingRequest(Schema):
     """Which members hold an event's id and time."""
 
-    id = Names(metadata={"type": "string"})
-    time = Names(metadata={"type": "string"})
+    id = Names(metadata=_NAMES)
+    time = Names(metadata=_NAMES)
     onDuplicate = fields.String(validate=validate.OneOf(["keep"]))  # noqa: N815
 
 
@@ -75,7 +78,7 @@ class ListQuery(Schema):
 class ErrorsQuery(Schema):
     """Where to go on among an import's errors."""
 
-    cursor = fields.String(validate=validate.Regexp(r"^\d{1,9}-\d{1,18}$"))
+    cursor = fields.String(validate=validate.Regexp(r"[0-9]{1,9}-[0-9]{1,18}\Z"))
     limit = fields.Integer(load_default=1000, validate=validate.Range(1, 1000))
 
 

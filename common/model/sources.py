@@ -8,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 from common.errors import Refusal
 
-#: S3's own rules for bucket names; they also keep out everything that could change the host of a URL we build.
-_BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+#: S3's own rules for bucket names; they also keep out everything that could change the host of a URL we build, and
+#: directory buckets (--x-s3), which are opened in another way.
+_BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)(?!.*--x-s3$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 #: S3's limit on keys, in bytes of UTF-8.
 MAX_KEY_BYTES = 1024
 DEFAULT_REGION = "us-east-1"
@@ -60,7 +61,7 @@ def parse_s3_url(url: str, *, region: str | None = None, field: str = "source.ur
     except ValueError:
         raise _refuse(field, "it is not a URL") from None
     # urlsplit cuts an s3 key at ? and #, which are legal in keys of the s3:// form; there the rest is the key.
-    if parts.scheme == "s3":
+    if url.startswith("s3://"):
         bucket, _, key = url[len("s3://") :].partition("/")
     elif parts.scheme == "https":
         bucket, key, region = _parse_https(url, field, region)

@@ -2,9 +2,8 @@
 
 The rules of one line, in the order in which they are asked; the first that fails names the reject:
 
-1. ``line_too_long``: more than ``max_line`` bytes before its newline (a carriage return and a byte order mark
-   count). Then a byte order mark at byte 0 of the source and one carriage return at the end of the line are
-   dropped.
+1. ``line_too_long``: more than ``max_line`` bytes before its line end (a byte order mark counts). Then a byte order
+   mark at byte 0 of the source and one carriage return at the end of the line are dropped.
 2. Blank (nothing but spaces, tabs, carriage returns): counted, no more.
 3. ``invalid_utf8``: anywhere in the line.
 4. ``too_deep``: more than 512 brackets open at once, strings left out.
@@ -200,8 +199,8 @@ class Decoder:
         next_offset = block.offset
         for line, raw in enumerate(lines, first_line):
             offset, next_offset = next_offset, next_offset + len(raw) + 1
-            if len(raw) > self._max_line:
-                length = self._max_line + 1  # framing cut it there; how much more there was nobody looked
+            if len(raw.removesuffix(b"\r")) > self._max_line:
+                length = self._max_line + 1  # framing may have cut it; how much more there was nobody looked
                 body = raw[: min(length, KEPT_BYTES)]
                 rejects.append(Reject(line, offset, length, RejectCode.LINE_TOO_LONG, body))
                 continue
@@ -275,7 +274,7 @@ class Decoder:
         if not {*b".eE"}.isdisjoint(token):
             return float(token)
         # Python reads no integer of more than 4,300 digits.
-        return int(token) if len(token.removeprefix(b"-")) <= MAX_ID_BYTES else _HUGE
+        return int(token) if len(token) <= MAX_ID_BYTES else _HUGE
 
     def _identify(self, value: Any, offset: int) -> bytes | RejectCode:
         """Return the 16 bytes of the id a line holds (None: it holds none), or why we refuse it."""
@@ -288,7 +287,7 @@ class Decoder:
                 return RejectCode.ID_TOO_LONG
             return self._identity.of_string(value)
         if type(value) is int:
-            return self._identity.of_integer(value) if -_HUGE < value < _HUGE else RejectCode.ID_TOO_LONG
+            return self._identity.of_integer(value) if -_HUGE // 10 < value < _HUGE else RejectCode.ID_TOO_LONG
         return RejectCode.INVALID_ID
 
 

@@ -143,7 +143,9 @@ def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lin
     )
     pieces = runtime.objects_of(job).read_from(source, reading_start(chunk.start), chunk.end)
     result = Lines()
-    for block in owned_blocks(pieces, start=chunk.start, end=chunk.end, max_line=runtime.settings.max_line_bytes):
+    # One more than the decoder takes: a carriage return before the newline does not count.
+    longest = runtime.settings.max_line_bytes + 1
+    for block in owned_blocks(pieces, start=chunk.start, end=chunk.end, max_line=longest):
         decoded = decoder.decode(block, result.lines)
         result.add(decoded.events)
         result.rejects += decoded.rejects

@@ -24,6 +24,7 @@ _MAGIC = {
     b"PAR1": "Parquet",
     b"Obj\x01": "Avro",
     b"ORC": "ORC",
+    b"\xff\xfe\x00\x00": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }

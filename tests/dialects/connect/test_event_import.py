@@ -183,6 +183,14 @@ def test_a_body_over_the_limit_is_refused(client: FlaskClient, stage: Stage, key
     assert answer.get_json()["errorMessage"]
 
 
+def test_unknown_paths_and_methods_answer_in_connects_form(client: FlaskClient) -> None:
+    wrong_method, wrong_path = client.delete("/event-import"), client.get("/event-import/a/b")
+
+    assert (wrong_method.status_code, wrong_path.status_code) == (405, 404)
+    assert wrong_method.headers["Allow"]
+    assert set(wrong_method.get_json()) == set(wrong_path.get_json()) == {"errorMessage"}
+
+
 def test_strangers_get_401_and_learn_nothing(client: FlaskClient, stage: Stage, key: str) -> None:
     good = headers(stage, key)
     other = Stage(stage.settings, stage.bucket)

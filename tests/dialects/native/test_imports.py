@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -191,6 +192,22 @@ def test_unknown_paths_and_methods_get_problems_with_what_is_allowed(client: Fla
     assert answer.mimetype == "application/problem+json"
 
 
+def test_a_body_that_breaks_off_is_the_callers_and_no_mistake_of_ours(
+    client: FlaskClient, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.RawIOBase):
+        def readinto(self, _: object) -> int:
+            raise NotImplementedError("an error of the server's own")
+
+    answer = client.post(
+        "/api/imports",
+        headers=bearer(key),
+        environ_overrides={"wsgi.input": Broken(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"},
+    )
+
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "malformed_body")
+
+
 def test_lists_go_on_with_their_cursor(client: FlaskClient, stage: Stage, key: str) -> None:
     started = [stage.start(b"") for _ in range(3)]
     first = client.get("/api/imports?limit=2", headers=bearer(key)).get_json()
@@ -245,6 +262,11 @@ def test_the_openapi_document_names_every_route(client: FlaskClient) -> None:
     document = client.get("/api/openapi.json").get_json()
 
     assert document["openapi"].startswith("3.1")
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    errors = document["components"]["responses"]["DEFAULT_ERROR"]["content"]
+    assert set(errors) == {"application/problem+json"}
+    names = document["components"]["schemas"]["MappingRequest"]["properties"]["id"]
+    assert {kind["type"] for kind in names["oneOf"]} == {"string", "array"}
     assert set(document["paths"]) >= {
         "/api/imports",
         "/api/imports/{import_id}",

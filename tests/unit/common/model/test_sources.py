@@ -41,7 +41,8 @@ def test_every_spelling_of_an_object_is_read(url: str, expected: SourceRef) -> N
         "s3://127.0.0.1/key", "s3://Bucket/key", "s3://bu_cket/key", "s3://bucket@host/key", "s3://bucket:80/key",
         "s3://bucket#x/key", "s3://bucket?x/key", "s3://../key", "s3://a..b/key", "s3://ab/key", "s3://-abc/key",
         "s3://bucket/k\ney", "s3://bucket/k\0y", "https://bucket.s3.amazonaws.com/k%0ay",
-        "s3://bucket/" + "x" * 1025, "s3://arn:aws:s3:eu-west-1:1:accesspoint/p/key", "s3://bucket%2f/key",
+        "s3:bucket/key", "s3:/bucket/key", "s3:xxbucket/key", "s3:\\\\bucket/key", "S3:..bucket/key", " s3://bucket/key",
+        "s3://bucket--x-s3/key", "s3://bucket/" + "x" * 1025, "s3://arn:aws:s3:eu-west-1:1:accesspoint/p/key", "s3://bucket%2f/key",
         "https://%62ucket.s3.amazonaws.com.evil/key", "s3://" + "b" * 64 + "/key", "s3://bucket/\ud800",
     ],
 )  # fmt: skip

@@ -400,7 +400,8 @@ def code_of(line: bytes) -> str:
         (b'{"$unique_id":"' + b"x" * 513 + b'"}', "id_too_long"),
         (b'{"$unique_id":"' + "é".encode() * 256 + b'"}', "event"),
         (b'{"$unique_id":"' + "é".encode() * 257 + b'"}', "id_too_long"),
-        (b'{"$unique_id":-' + b"9" * 512 + b"}", "event"),
+        (b'{"$unique_id":-' + b"9" * 511 + b"}", "event"),
+        (b'{"$unique_id":-' + b"9" * 512 + b"}", "id_too_long"),
         (b'{"$unique_id":' + b"9" * 513 + b"}", "id_too_long"),
         # Times.
         (b'{"$time":"yesterday"}', "invalid_time"),
@@ -435,7 +436,14 @@ def test_a_reject_says_where_and_keeps_its_bytes() -> None:
     assert (decoded.blank, decoded.lines) == (1, 4)
 
 
-@pytest.mark.parametrize("end", [b"", b"\r", b"x", b"x" * 1000])
+def test_a_carriage_return_before_the_newline_does_not_count_for_the_limit() -> None:
+    decoded = decoder(max_line=10).decode(Block(0, b'{"a":1234}\r\n{"a":12345}\r'), 0)
+
+    assert [event.payload for event in decoded.events] == [b'{"a":1234}']
+    assert [reject.code for reject in decoded.rejects] == [RejectCode.LINE_TOO_LONG]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"x", b"x" * 1000])
 def test_a_line_over_the_limit_reads_the_same_however_long_it_is(end: bytes) -> None:
     """Even if framing cut it just behind a carriage return that was no line end."""
     decoded = decoder(max_line=10).decode(Block(0, b'{"a":1234}\r' + end), 0)
