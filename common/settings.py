@@ -58,7 +58,7 @@ class Settings:
     resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)
     resend_queue_bound: int = setting("Length of the queue above which nothing is sent again.", 64)
 
-    seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 20_000_000)
+    seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 5_000_000)
     seen_seconds: int = setting("Seconds after its last use that a collection's routes are forgotten.", 86_400)
     redis_timeout_seconds: float = setting(
         "How long an answer of Redis is waited for; it only speeds things up.", 2.0, least=0.01
