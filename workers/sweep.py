@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from common.errors import PenstockError, Terminal
-from common.ledger import chunks, imports
+from common.ledger import chunks, imports, leases
 from common.ledger.database import Database, Tx
 from common.runtime import Runtime
 from common.settings import Settings
@@ -39,7 +39,7 @@ def sweep(runtime: Runtime) -> bool:
     with runtime.database.aside() as guard:
         if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
-        for step in (_settle, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
+        for step in (_settle, _end_expired_holders, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
             _try(step.__name__.strip("_"), partial(step, runtime))
     return True
 
@@ -57,6 +57,13 @@ def _try(what: str, work: Callable[[], object]) -> None:
 def _settle(runtime: Runtime) -> None:
     for import_id in _list(runtime.database, imports.unsettled_imports):
         _try("settle", partial(settle_import, runtime, import_id))
+
+
+def _end_expired_holders(runtime: Runtime) -> None:
+    with runtime.database.transaction() as tx:
+        ended = leases.end_expired_holders(tx)
+    if ended:
+        log.warning("ended_expired_holders", chunks=ended)
 
 
 def _send_again(runtime: Runtime) -> None:

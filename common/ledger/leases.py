@@ -14,3 +14,8 @@ def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
     """End the backend of a lease's former holder, if there was one and it still lives."""
     if pid is not None:
         tx.run(_SQL["end_holder"], pid=pid, started=started)
+
+
+def end_expired_holders(tx: Tx) -> int:
+    """End the backends that hold chunks beyond their lease, and return how many chunks they held."""
+    return len(tx.all(_SQL["end_expired_holders"]))

@@ -160,3 +160,25 @@ def test_a_step_that_fails_does_not_keep_the_others(
 
     assert stage.sent.plans == [import_id]
     assert settle.settle_import(stage.runtime, import_id) is False
+
+
+def test_a_worker_stopped_before_its_commit_does_not_keep_its_chunk(stage: Stage) -> None:
+    (chunk_id,) = stage.planned(ndjson(event("a")))
+    stopped = stage.worker()
+    Hand.takes(stopped, chunk_id)
+
+    def stop_before_commit() -> None:
+        """Lock the chunk's row, as its entry in the ledger does: every claim passes it by from then on."""
+        stopped.database._connection().cursor().execute("UPDATE chunks SET lines = 0 WHERE id = %s", (chunk_id,))
+
+    stop_before_commit()
+    sweep(stage.runtime)
+    load.load_chunk(stage.worker(), chunk_id)
+    assert stage.rows() == [], "its lease had not ended"
+
+    stopped.database._local.held[1].rollback()
+    stage.expire_lease(chunk_id)
+    stop_before_commit()
+    sweep(stage.runtime)
+    load.load_chunk(stage.worker(), chunk_id)
+    assert len(stage.rows()) == 1

@@ -163,6 +163,7 @@ CREATE TABLE chunks (
     CHECK (lines = imported + replaced + duplicates + rejected + blank)
 );
 CREATE INDEX chunks_open ON chunks (import_id, number) WHERE state <> 'done';
+CREATE INDEX chunks_leased ON chunks (lease_expires_at) WHERE state = 'leased';
 
 -- How many lines of a chunk were dropped because another import owned the stored row: undoing that one needs it.
 -- No foreign key here and in rejects: it would lock the chunk's row from the first insert to the commit, so that nobody
