@@ -63,7 +63,7 @@ def _end_expired_holders(runtime: Runtime) -> None:
     with runtime.database.transaction() as tx:
         ended = leases.end_expired_holders(tx)
     if ended:
-        log.warning("ended_expired_holders", chunks=ended)
+        log.warning("ended_expired_holders", backends=ended)
 
 
 def _send_again(runtime: Runtime) -> None:

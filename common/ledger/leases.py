@@ -17,5 +17,5 @@ def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
 
 
 def end_expired_holders(tx: Tx) -> int:
-    """End the backends that hold chunks beyond their lease, and return how many chunks they held."""
+    """End the backends that hold chunks beyond their lease, and return how many they were."""
     return len(tx.all(_SQL["end_expired_holders"]))
