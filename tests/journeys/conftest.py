@@ -1,0 +1,51 @@
+"""The whole road on the real stack: one service for all journeys that do not need settings of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.servers import Servers
+from tests.journeys.stack import BUCKET, S3Address, Stack, open_stack, s3_client
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test below this folder is a journey."""
+    for item in items:
+        if "journeys" in item.path.parts:
+            item.add_marker(pytest.mark.journey)
+
+
+@pytest.fixture(scope="session")
+def localbucket(servers: Servers) -> Iterator[S3Address]:
+    """An S3 for objects of some size; the ``servers``' own is moto."""
+    server = servers.another_s3("localbucket")
+    address = S3Address(server.endpoint, server.access_key_id, server.secret_access_key)
+    with s3_client(address) as client:
+        client.create_bucket(Bucket=BUCKET)
+    yield address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_stack(servers: Servers, localbucket: S3Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two workers and the API."""
+    with open_stack(servers, localbucket, tmp_path_factory.mktemp("logs"), name="shared") as stack:
+        yield stack
+        stack.drain()
+    stack.check_logs()
+
+
+@pytest.fixture
+def stack(shared_stack: Stack) -> Iterator[Stack]:
+    """The shared stack, whole again after whatever the journey before did to it."""
+    shared_stack.wait_ready()
+    yield shared_stack
+    shared_stack.cancel_all()
+
+
+@pytest.fixture
+def collection(request: pytest.FixtureRequest) -> str:
+    """A collection of the test's own."""
+    return str(request.node.name)
