@@ -93,12 +93,9 @@ class _Pieces:
 
     def _take(self, size: int) -> bytes:
         parts, length = [self._rest], len(self._rest)
-        # A few rows more than the driver may be given: what is over goes first next time.
-        for row in self._rows:
+        while length < size and (row := next(self._rows, None)) is not None:
             parts.append(row)
             length += len(row)
-            if length >= size:
-                break
-        joined = b"".join(parts)
+        joined = b"".join(parts)  # a part of a row more than the driver takes: it goes first next time
         self._rest = joined[size:]
         return joined[:size]
