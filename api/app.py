@@ -8,7 +8,7 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from api import connect, health, native
-from api.web import MAX_BODY, Json
+from api.web import MAX_BODY, Json, check_host
 from common.runtime import Runtime
 from common.settings import Settings
 from common.telemetry import configure_logs
@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
     )
+    app.before_request(check_host)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(connect.blueprint)
     native.register(app, Api(app, spec_kwargs=native.SPEC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import msgspec
@@ -17,6 +18,7 @@ from api.desk import Desk
 from common.errors import Refusal
 from common.runtime import Runtime
 
+_HOST = re.compile(r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 #: Bytes. No request of ours that is JSON comes near it.
 MAX_BODY = 64 * 1024
 
@@ -76,9 +78,22 @@ def read_json() -> Any:
         raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
 
 
+def check_host() -> None:
+    """Refuse a request whose links we could not write: before the desk does anything for it. Raises Refusal.
+
+    Health checks have no links, and come from load balancers that may name no host.
+    """
+    if request.blueprint == "health" or runtime().settings.base_url:
+        return
+    if not _HOST.fullmatch(request.headers.get("Host", "")):
+        raise Refusal("malformed_host", "The Host header of the request is not the name of a host.")
+
+
 def link(path: str) -> str:
     """Return the address at which callers reach ``path``."""
-    return (runtime().settings.base_url or request.host_url).rstrip("/") + path
+    # Not werkzeug's host_url: it decodes international names, and fails on some.
+    base = runtime().settings.base_url or f"{request.scheme}://{request.headers['Host']}"
+    return base.rstrip("/") + path
 
 
 def status_of(error: HTTPException) -> int:

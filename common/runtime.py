@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import time
 from dataclasses import dataclass, field
 
 from common import objects
@@ -17,8 +17,9 @@ from common.model.imports import Credentials, Import
 from common.sealing import Sealer
 from common.settings import Settings
 
-#: Clients of S3 that a process keeps: making one takes about 50 ms, a chunk about 100.
-_KEPT_CLIENTS = 8
+#: Seconds that a process keeps an import's client of S3, and the credentials in it, after its last use. Making one
+#: takes about 50 ms, loading a chunk about 100.
+_CLIENT_SECONDS = 60.0
 
 
 @dataclass(eq=False)
@@ -31,7 +32,8 @@ class Runtime:
     seen: Seen
     progress: ProgressBoard
     sealer: Sealer
-    _clients: OrderedDict[str, objects.Objects] = field(default_factory=OrderedDict, repr=False)
+    #: By import: the last use, and the client.
+    _clients: dict[str, tuple[float, objects.Objects]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(cls, settings: Settings, *, name: str) -> Runtime:
@@ -51,25 +53,29 @@ class Runtime:
 
         Reads the sealed credentials, so that only workers ever call this. Raises Terminal where they are gone.
         """
-        if job.id in self._clients:
-            self._clients.move_to_end(job.id)
-        else:
-            self._clients[job.id] = objects.connect(
-                self._credentials(job),
-                region=job.source.region,
-                endpoint_url=self.settings.s3_endpoint_url,
-                addressing=self.settings.s3_addressing,
-                checksums=self.settings.s3_checksums,
-                timeout=self.settings.s3_timeout_seconds,
-            )
-            if len(self._clients) > _KEPT_CLIENTS:
-                self._clients.popitem(last=False)[1].close()
-        return self._clients[job.id]
+        now = time.monotonic()
+        for import_id, (used, _) in [*self._clients.items()]:
+            if now - used > _CLIENT_SECONDS:
+                self.forget_objects_of(import_id)
+        _, client = self._clients.pop(job.id, (now, None))
+        client = client or self._connect(job)
+        self._clients[job.id] = now, client
+        return client
 
     def forget_objects_of(self, import_id: str) -> None:
         """Drop the client of an import that has ended, and its credentials with it."""
-        if client := self._clients.pop(import_id, None):
-            client.close()
+        if held := self._clients.pop(import_id, None):
+            held[1].close()
+
+    def _connect(self, job: Import) -> objects.Objects:
+        return objects.connect(
+            self._credentials(job),
+            region=job.source.region,
+            endpoint_url=self.settings.s3_endpoint_url,
+            addressing=self.settings.s3_addressing,
+            checksums=self.settings.s3_checksums,
+            timeout=self.settings.s3_timeout_seconds,
+        )
 
     def _credentials(self, job: Import) -> Credentials:
         with self.database.transaction() as tx:

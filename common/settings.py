@@ -52,7 +52,7 @@ class Settings:
     chunk_attempts: int = setting("Attempts after which a chunk that never ends well fails its import.", 25)
     lease_seconds: float = setting("How long a worker holds a chunk without showing progress.", 30.0, least=0.1)
     lease_ceiling_seconds: float = setting(
-        "How long it may hold one in all; below the tasks' time limit.", 600.0, least=0.1
+        "How long it may hold one in all; two minutes later its task is ended.", 600.0, least=0.1
     )
     sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0, least=0.01)
     resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)

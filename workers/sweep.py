@@ -98,7 +98,7 @@ def _rebuild_progress(runtime: Runtime) -> None:
     """Write progress anew where Redis knows of fewer chunks than the ledger."""
     for import_id, done in _list(runtime.database, imports.running_imports):
         known = runtime.progress.size(import_id)
-        if known is None or known < done:
+        if known is not None and known < done:
             with runtime.database.transaction() as tx:
                 entries = chunks.read_entries(tx, import_id)
             runtime.progress.build(import_id, entries)

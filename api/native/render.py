@@ -14,6 +14,7 @@ from common.model.rejects import LineError
 #: HTTP status by code; those not named here are 422.
 _HTTP_STATUS = {
     "malformed_body": 400,
+    "malformed_host": 400,
     "malformed_json": 400,
     "unauthenticated": 401,
     "forbidden": 403,

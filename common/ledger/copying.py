@@ -56,7 +56,7 @@ def encode_rejects(rejects: Iterable[Reject], *, chunk_id: int) -> Iterator[byte
 
 
 def copy_rows(tx: Tx, statement: str, rows: Iterable[bytes], advance: Callable[[], None]) -> None:
-    """Send ``rows`` by COPY; ``advance`` is called with each piece that the server has taken.
+    """Send ``rows`` by COPY; ``advance`` is called before each piece.
 
     May block as long as another transaction holds a key of the rows. Raises what the server raises, and what
     ``advance`` raises.
@@ -74,7 +74,7 @@ def copy_rows(tx: Tx, statement: str, rows: Iterable[bytes], advance: Callable[[
 class _Pieces:
     """A file of rows that are made as they are read, and that tells when: progress that renews a lease.
 
-    The rows of a chunk are never whole in memory besides the events that they are made of (8 MiB of ``{}``: 0.5 GB).
+    The rows of a chunk are never whole in memory besides the events that they are made of.
     """
 
     def __init__(self, rows: Iterable[bytes], advance: Callable[[], None]) -> None:

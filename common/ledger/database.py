@@ -144,6 +144,8 @@ class Database:
                 keepalives_interval=10,
                 keepalives_count=3,
                 options=_SESSION,
+                # Whatever PGCLIENTENCODING or the database say: the bytes of a COPY are UTF-8.
+                client_encoding="UTF8",
             )
         except psycopg2.Error as error:
             raise Transient(_AWAY, str(error)) from error

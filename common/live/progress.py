@@ -49,7 +49,7 @@ class ProgressBoard:
         return sum_progress((_entry(number, value) for number, value in fields.items()), now_ms=now_ms)
 
     def size(self, import_id: str) -> int | None:
-        """Return how many chunks the hash knows, or None where it is not to be believed."""
+        """Return how many chunks the hash knows, -1 where it has lost its mark, or None while Redis does not say."""
         return self._live.ask(lambda client: self._size(client, import_id), otherwise=None)
 
     def forget(self, import_id: str) -> None:
@@ -57,8 +57,8 @@ class ProgressBoard:
         self._live.ask(lambda client: client.delete(_key(import_id)), otherwise=0)
 
     @staticmethod
-    def _size(client: redis.Redis, import_id: str) -> int | None:
-        return int(client.hlen(_key(import_id))) - 1 if client.hexists(_key(import_id), _MARK.decode()) else None
+    def _size(client: redis.Redis, import_id: str) -> int:
+        return int(client.hlen(_key(import_id))) - 1 if client.hexists(_key(import_id), _MARK.decode()) else -1
 
     @staticmethod
     def _set(client: redis.Redis, import_id: str, fields: dict[bytes, bytes]) -> None:

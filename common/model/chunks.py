@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Lines that a chunk should have at the most: what is kept of a line while its chunk is loaded (0.6 KB) does not
+#: depend on its length. 8 MiB of ``{}`` were 2.8 million lines and 1.7 GB.
+MOST_LINES = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

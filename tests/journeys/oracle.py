@@ -25,6 +25,11 @@ SENTENCES = {
     "invalid_utf8": "The line is not valid UTF-8.",
     "invalid_id": "The id is neither a string nor an integer.",
     "empty_id": "The id is an empty string.",
+    "lone_surrogate": "The line holds half of a surrogate pair (\\ud800 to \\udfff), which is no character.",
+    "too_deep": "The line is nested more deeply than 512 levels.",
+    "line_too_long": "The line is longer than this service accepts.",
+    "id_too_long": "The id is longer than 512 bytes.",
+    "invalid_time": "The time is neither an ISO 8601 time nor a number of seconds or milliseconds since 1970.",
 }
 
 _KEPT_BYTES = 64 * 1024

@@ -423,12 +423,50 @@ def test_too_many_rejects_are_not_forgotten_when_another_commits_the_last_chunk(
 def test_a_chunk_of_nothing_but_bad_lines_stops_early_where_fewer_are_allowed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "MOST_LISTED", 3)
+    monkeypatch.setattr(load, "MOST_LINES", 3)
     (chunk_id, *_) = stage.planned(b"x\n" * 50, max_rejects=5)
     load.load_chunk(stage.runtime, chunk_id)
 
     status = stage.status(stage.import_of(chunk_id))
     assert (status.error and status.error.code, status.progress.counts.rejected) == ("too_many_rejects", 0)
+
+
+def test_who_failed_an_import_is_left_in_peace_afterwards(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chunk_id,) = stage.planned(ndjson(event("a")))
+    worker = stage.worker(lease_seconds=0.1)
+
+    def changed(*_: object) -> None:
+        raise Terminal("source_changed", "The object changed.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(load, "read_lines", changed)
+        load.load_chunk(worker, chunk_id)
+    (row,) = stage.query("SELECT state, holder_pid FROM chunks WHERE id = %(id)s", id=chunk_id)
+
+    assert stage.status(stage.import_of(chunk_id)).state is ImportState.FAILED
+    assert (row.state, row.holder_pid) == ("waiting", None)
+
+
+def test_the_lease_is_looked_at_between_slices_of_suspects(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.ledger.events._SLICE", 2)
+    body = ndjson(*(event(f"id-{n}", size=1) for n in range(7)), event("id-0", size=1))
+    stage.runtime = stage.worker(chunk_bytes=10_000)
+    first = stage.run(body)
+    (chunk_id,) = stage.planned(body)
+    hand = Hand.takes(stage.runtime, chunk_id)
+    advanced: list[int] = []
+    monkeypatch.setattr(hand.lease, "advance", lambda: advanced.append(1))
+
+    assert hand.commits().entry.counts == Counts(lines=8, duplicates=8)
+    assert len(advanced) >= 4
+    (owner,) = stage.query("SELECT owner_number, lines FROM chunk_duplicates WHERE chunk_id = %(id)s", id=chunk_id)
+    assert (owner.owner_number, owner.lines) == (first.number, 8)
+
+
+def test_the_progress_of_an_import_that_has_ended_is_forgotten(stage: Stage) -> None:
+    status = stage.run(ndjson(event("a")))
+
+    assert stage.runtime.progress.size(status.id) == -1
 
 
 def test_a_zombies_reason_does_not_fail_the_import(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

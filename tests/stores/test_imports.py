@@ -171,6 +171,9 @@ def test_a_plan_that_failed_in_passing_is_due_again(stage: Stage, monkeypatch: p
         plan_import(stage.runtime, import_id)
     assert stage.status(import_id).state is ImportState.PLANNING
 
+    (row,) = stage.query("SELECT holder_pid FROM imports WHERE id = %(id)s", id=import_id)
+    assert row.holder_pid is None, "the next planner would end the backend of who gave it back"
+
     stage.query("UPDATE imports SET not_before = now() WHERE id = %(id)s RETURNING id", id=import_id)
     plan_import(stage.runtime, import_id)
     assert stage.status(import_id).state is ImportState.RUNNING

@@ -109,7 +109,7 @@ def test_progress_without_its_mark_is_not_believed(board: ProgressBoard) -> None
     board.write("job", entry(7))
 
     assert board.read("job", chunks_done=0, now_ms=0) is None
-    assert board.size("job") is None
+    assert board.size("job") == -1
 
 
 def test_progress_that_knows_fewer_chunks_than_the_ledger_is_not_believed(board: ProgressBoard) -> None:

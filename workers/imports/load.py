@@ -16,7 +16,7 @@ from functools import cache, partial
 from common.errors import PenstockError, Terminal, Transient
 from common.ledger import chunks, events, imports
 from common.ledger.database import CommitUnknown, Deadlock
-from common.model.chunks import Chunk, Counts, Entry
+from common.model.chunks import MOST_LINES, Chunk, Counts, Entry
 from common.model.events import Event, Identity
 from common.model.imports import Import
 from common.model.rejects import Reject
@@ -40,10 +40,10 @@ def load_chunk(runtime: Runtime, chunk_id: int) -> None:
     chunk = _claim(runtime, chunk_id) or _claim_another(runtime, chunk_id)
     if chunk is None:
         return
-    with runtime.database.transaction() as tx:
-        job = imports.read_import(tx, chunk.import_id)
-    bind(import_id=job.id, chunk=chunk.number, attempt=chunk.attempts)
+    bind(import_id=chunk.import_id, chunk=chunk.number, attempt=chunk.attempts)
     with _outcome_in_rows(runtime, chunk):
+        with runtime.database.transaction() as tx:
+            job = imports.read_import(tx, chunk.import_id)
         if chunk.attempts > runtime.settings.chunk_attempts:
             raise _worn_out(chunk)
         lease = Lease(runtime, chunk)
@@ -75,7 +75,7 @@ def _outcome_in_rows(runtime: Runtime, chunk: Chunk) -> Iterator[None]:
         log.info("chunk_overtaken")
         _release(runtime, chunk, delay_seconds=0, attempt_counts=False)  # does nothing where it is another's
     except Terminal as error:
-        fail_import(runtime, chunk.import_id, error, held_by=partial(chunks.holds_chunk, chunk=chunk))
+        _fail(runtime, chunk, error)
     except Transient as error:
         log.warning("chunk_postponed", error=str(error))
         _release(runtime, chunk, delay_seconds=delay_after(chunk.attempts))
@@ -88,16 +88,21 @@ def _outcome_in_rows(runtime: Runtime, chunk: Chunk) -> Iterator[None]:
         raise
 
 
+def _fail(runtime: Runtime, chunk: Chunk, error: Terminal) -> None:
+    """End the import, and give the chunk back all the same: a lease left behind would end its holder's other work."""
+    try:
+        fail_import(runtime, chunk.import_id, error, held_by=partial(chunks.holds_chunk, chunk=chunk))
+    except PenstockError as failure:
+        log.warning("import_not_failed", error=str(failure))  # whoever loads the chunk next finds the same
+    _release(runtime, chunk, delay_seconds=delay_after(chunk.attempts))
+
+
 def _release(runtime: Runtime, chunk: Chunk, *, delay_seconds: float, attempt_counts: bool = True) -> None:
     try:
         with runtime.database.transaction() as tx:
             chunks.release_chunk(tx, chunk, delay_seconds=delay_seconds, attempt_counts=attempt_counts)
     except PenstockError as error:
         log.warning("chunk_not_released", error=str(error))  # its lease ends by itself
-
-
-#: Rejects of a chunk that are kept though the import may have fewer, so that its caller sees what is wrong.
-MOST_LISTED = 10_000
 
 
 @dataclass(slots=True)
@@ -149,7 +154,8 @@ def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lin
         decoded = decoder.decode(block, result.lines)
         result.add(decoded.events)
         result.rejects += decoded.rejects
-        if len(result.rejects) > max(job.max_rejects, MOST_LISTED):
+        # Where the plan's sample misjudged the lines. Otherwise the chunk commits its rejects, so that they are seen.
+        if len(result.rejects) > max(job.max_rejects, MOST_LINES):
             raise TOO_MANY_REJECTS
         result.lines += decoded.lines
         result.blank += decoded.blank
@@ -176,7 +182,8 @@ class Done:
 def commit(runtime: Runtime, job: Import, chunk: Chunk, lines: Lines, lease: Lease) -> Done:
     """Write everything the chunk came to, or nothing, and return its entry.
 
-    Raises LeaseLostError where the chunk was taken over or the import no longer runs, and Transient. A COMMIT whose
+    Raises LeaseLostError where the chunk was taken over or the import no longer runs, Transient, and Terminal where
+    the store refuses what passed our checks. A COMMIT whose
     answer was lost is looked up in the rows.
     """
     with runtime.database.transaction() as tx:
@@ -245,8 +252,8 @@ def _pass_on(runtime: Runtime, job: Import, done: Done) -> None:
     )
     if counts.rejected:
         _enforce_reject_limit(runtime, job)
-    settle_import(runtime, job.id)
     runtime.progress.write(job.id, done.entry)
+    settle_import(runtime, job.id)  # forgets the progress, so it comes after
     if done.next_chunk is not None:
         runtime.dispatch.load_chunk(done.next_chunk)
 

@@ -9,6 +9,7 @@ from itertools import islice
 
 from common.errors import PenstockError, Terminal, Transient
 from common.ledger import chunks, imports
+from common.model.chunks import MOST_LINES
 from common.model.imports import Plan
 from common.model.sources import Source
 from common.objects import Objects
@@ -21,11 +22,8 @@ from workers.imports.shape import SAMPLE_BYTES, check_shape
 log = get_logger(__name__)
 
 #: A plan has the time of so many leases at once: it moves no bytes that could renew it, and looks at S3 twice, five
-#: tries each.
-LEASES = 4
-#: Lines that a chunk should have at the most: what is kept of a line while its chunk is loaded (0.6 KB) does not
-#: depend on its length. 8 MiB of ``{}`` were 2.8 million lines and 1.7 GB.
-MOST_LINES = 200_000
+#: tries of up to 15 s each.
+LEASES = 6
 
 
 def plan_import(runtime: Runtime, import_id: str) -> None:
@@ -55,13 +53,20 @@ def _outcome_in_row(runtime: Runtime, plan: Plan, attempt: int) -> Iterator[None
     except _LeaseLostError:
         log.info("plan_overtaken")
     except Terminal as error:
-        fail_import(runtime, plan.job.id, error, held_by=partial(imports.holds_plan, plan=plan))
+        _fail(runtime, plan, error)
     except Transient as error:
         log.warning("plan_postponed", error=str(error))
         _release(runtime, plan, attempt)
     except Exception:
         _release(runtime, plan, attempt)  # a mistake of ours: tried again, and given up after so many attempts
         raise
+
+
+def _fail(runtime: Runtime, plan: Plan, error: Terminal) -> None:
+    try:
+        fail_import(runtime, plan.job.id, error, held_by=partial(imports.holds_plan, plan=plan))
+    except PenstockError as failure:
+        log.warning("import_not_failed", error=str(failure))  # whoever plans it next finds the same
 
 
 def _release(runtime: Runtime, plan: Plan, attempt: int) -> None:

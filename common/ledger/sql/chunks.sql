@@ -10,7 +10,8 @@ SELECT id FROM chunks WHERE import_id = %(import_id)s AND sent_at IS NOT NULL OR
 
 -- name: claim_chunk
 -- Takes the chunk of a message if nobody holds it: waiting, or its lease has ended, or its holder's backend is gone.
--- SKIP LOCKED: whoever is claiming or committing it at this moment has it.
+-- SKIP LOCKED: whoever is claiming or committing it at this moment has it. (Or the sweep or a renewal locks it for an
+-- instant: that costs a message, which the sweep makes good.)
 WITH claimable AS (
     SELECT c.id, c.holder_pid, c.holder_started
     FROM chunks AS c

@@ -17,6 +17,9 @@ CREATE TEMPORARY TABLE IF NOT EXISTS suspects (
     payload     text NOT NULL
 ) ON COMMIT DELETE ROWS
 
+-- name: empty_suspects
+TRUNCATE suspects
+
 -- name: plan_by_key
 -- (Before Postgres 18 this puts estimates over every threshold of the JIT compiler, 0.55 s a statement: the session has
 -- it off.)

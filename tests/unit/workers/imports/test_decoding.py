@@ -269,7 +269,7 @@ def judged_json(text: str) -> RejectCode | dict[str, Any]:
 
 def judged_id(event_id: Any) -> RejectCode | None:
     if isinstance(event_id, Number) and event_id.startswith("i"):
-        return RejectCode.ID_TOO_LONG if len(event_id[1:].lstrip("-")) > 512 else None
+        return RejectCode.ID_TOO_LONG if len(event_id[1:]) > 512 else None
     if isinstance(event_id, Number) or not isinstance(event_id, str | None):
         return RejectCode.INVALID_ID
     if event_id == "":

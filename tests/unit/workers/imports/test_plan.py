@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.imports.plan import MOST_LINES, chunk_bytes
+from common.model.chunks import MOST_LINES
+from workers.imports.plan import chunk_bytes
 
 MIB = 1024 * 1024
 
