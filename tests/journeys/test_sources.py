@@ -63,14 +63,15 @@ def failed_because(stack: Stack, import_id: str, code: str) -> None:
 
 
 def test_an_object_overwritten_under_an_import_fails_it_and_is_never_mixed(stack: Stack, collection: str) -> None:
-    source = make_object(51, 20_000)
+    source = make_object(51, 40_000)
+    other = second_version(source)  # made beforehand: the import would be over meanwhile
     key = stack.put(source.content)
     import_id = stack.start(key, collection)
     stack.follow(
         import_id,
         # The same bytes once more are the same version.
         Fault(5, lambda: stack.put(source.content, key)),
-        Fault(40, lambda: stack.put(second_version(source), key)),
+        Fault(20, lambda: stack.put(other, key)),
     )
 
     failed_because(stack, import_id, "source_changed")
@@ -82,9 +83,10 @@ def test_an_object_overwritten_on_a_server_that_checks_if_match_fails_alike(
     stack_on_moto: Stack, collection: str
 ) -> None:
     source = make_object(52, 8_000)
+    other = second_version(source)
     key = stack_on_moto.put(source.content)
     import_id = stack_on_moto.start(key, collection)
-    stack_on_moto.follow(import_id, Fault(20, lambda: stack_on_moto.put(second_version(source), key)))
+    stack_on_moto.follow(import_id, Fault(20, lambda: stack_on_moto.put(other, key)))
 
     failed_because(stack_on_moto, import_id, "source_changed")
     (found,) = audit(stack_on_moto, collection, (import_id, source))
