@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
+from api.rendering import http_status, iso_time, retry_header
 from common.errors import Refusal
 from common.model.imports import ImportState, ImportStatus
 from common.model.rejects import LineError
@@ -24,16 +24,6 @@ _STATUS = {
     ImportState.FAILED: "failed",
     ImportState.CANCELLED: "failed",
 }
-#: Those not named here are 422.
-_HTTP_STATUS = {
-    "malformed_body": 400,
-    "malformed_host": 400,
-    "malformed_json": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "too_many_active_imports": 429,
-}
 
 
 def import_status(status: ImportStatus, errors: Iterable[LineError]) -> dict[str, Any]:
@@ -41,9 +31,9 @@ def import_status(status: ImportStatus, errors: Iterable[LineError]) -> dict[str
     return {
         "collection": status.collection,
         "status": _STATUS[status.state],
-        "created": _time(status.created_at),
-        "started": _time(status.started_at),
-        "finished": _time(status.finished_at),
+        "created": iso_time(status.created_at),
+        "started": iso_time(status.started_at),
+        "finished": iso_time(status.finished_at),
         "importedEvents": status.progress.counts.imported,
         "duplicateEvents": status.progress.counts.duplicates,
         "percentComplete": status.percent,
@@ -55,9 +45,7 @@ def import_status(status: ImportStatus, errors: Iterable[LineError]) -> dict[str
 
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Return body, status and headers of a refusal: a list of fields with 422, a message with all others."""
-    status = _HTTP_STATUS.get(refused.code, 422)
-    details = refused.details
-    headers = {"Retry-After": str(details["retryAfter"])} if "retryAfter" in details else {}
+    status, details, headers = http_status(refused), refused.details, retry_header(refused)
     if status == 422:
         fields = [{"field": refused.field or "body", "description": refused.public}]
         return {"errors": details.get("errors", fields)}, status, headers
@@ -68,7 +56,3 @@ def _error(status: ImportStatus) -> str | None:
     if status.state is ImportState.CANCELLED:
         return "The import was cancelled."
     return status.error.message if status.error else None
-
-
-def _time(value: datetime | None) -> str | None:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if value else None

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from api.rendering import http_status, iso_time, retry_header
 from common.errors import Refusal
 from common.model.imports import ImportState, ImportStatus
 from common.model.rejects import LineError
 
-#: HTTP status by code; those not named here are 422.
-_HTTP_STATUS = {
-    "malformed_body": 400,
-    "malformed_host": 400,
-    "malformed_json": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "import_ended": 409,
-    "too_many_active_imports": 429,
-}
-#: Headers that belong to a status.
+#: What 401 has to say: how to show a key.
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="penstock"'}
 
 
@@ -34,9 +23,9 @@ def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str,
         "id": status.id,
         "collection": status.collection,
         "status": status.state.value,
-        "createdAt": _time(status.created_at),
-        "startedAt": _time(status.started_at),
-        "finishedAt": _time(status.finished_at),
+        "createdAt": iso_time(status.created_at),
+        "startedAt": iso_time(status.started_at),
+        "finishedAt": iso_time(status.finished_at),
         "source": {"url": status.source.url, "region": status.source.region},
         "format": "ndjson",
         "compression": "none",
@@ -63,7 +52,7 @@ def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str,
             "blank": counts.blank,
         },
         "error": {"code": status.error.code, "message": status.error.message} if status.error else None,
-        "statusHistory": [{"status": state.value, "at": _time(at)} for state, at in status.history],
+        "statusHistory": [{"status": state.value, "at": iso_time(at)} for state, at in status.history],
         "links": {"self": link(path), "errors": link(f"{path}/errors"), "cancel": link(f"{path}/cancel")},
     }
 
@@ -87,10 +76,8 @@ def retry_after(status: ImportStatus) -> dict[str, str]:
 
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Return body, status and headers of a refusal."""
-    status = _HTTP_STATUS.get(refused.code, 422)
-    headers = _CHALLENGE if status == 401 else {}
-    if "retryAfter" in refused.details:
-        headers = {"Retry-After": str(refused.details["retryAfter"])}
+    status = http_status(refused)
+    headers = _CHALLENGE if status == 401 else retry_header(refused)
     extra = {"field": refused.field, **refused.details} if refused.field else dict(refused.details)
     return problem(status, refused.code, refused.public, **extra), status, headers
 
@@ -105,7 +92,3 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]
         "code": code,
         **extra,
     }
-
-
-def _time(value: datetime | None) -> str | None:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if value else None

@@ -1,0 +1,34 @@
+"""What the rooms' renderers share. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from common.errors import Refusal
+
+#: HTTP status by the code of a refusal; those not named here are 422: understood, and not to be done as asked.
+_HTTP_STATUS = {
+    "malformed_body": 400,
+    "malformed_host": 400,
+    "malformed_json": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "import_ended": 409,
+    "too_many_active_imports": 429,
+}
+
+
+def http_status(refused: Refusal) -> int:
+    """Return the HTTP status of a refusal. A room whose document says otherwise has its own."""
+    return _HTTP_STATUS.get(refused.code, 422)
+
+
+def retry_header(refused: Refusal) -> dict[str, str]:
+    """Return the header that says when to ask again, where the refusal knows."""
+    return {"Retry-After": str(refused.details["retryAfter"])} if "retryAfter" in refused.details else {}
+
+
+def iso_time(value: datetime | None) -> str | None:
+    """Return a time as both wires write it: UTC, milliseconds, ``Z``."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if value else None
