@@ -18,7 +18,7 @@ from api.desk import Desk
 from common.errors import Refusal
 from common.runtime import Runtime
 
-_HOST = re.compile(r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 #: Bytes. No request of ours that is JSON comes near it.
 MAX_BODY = 64 * 1024
 

@@ -208,7 +208,7 @@ def test_a_body_that_breaks_off_is_the_callers_and_no_mistake_of_ours(
     assert (answer.status_code, answer.get_json()["code"]) == (400, "malformed_body")
 
 
-@pytest.mark.parametrize("host", ["", "a b", "a/b@c?d", "x:999999", "ü", "a_b", 'evil"', "[::1", "x:y"])
+@pytest.mark.parametrize("host", ["", "a b", "a/b@c?d", "x:999999", "ü", 'evil"', "[::1", "x:y"])
 def test_a_host_that_is_none_is_refused_before_anything_is_done(
     client: FlaskClient, stage: Stage, key: str, host: str
 ) -> None:
@@ -218,7 +218,7 @@ def test_a_host_that_is_none_is_refused_before_anything_is_done(
     assert stage.desk.list_imports(stage.caller).items == []
 
 
-@pytest.mark.parametrize("host", ["localhost", "example.com:8000", "[::1]:80", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost", "penstock_web", "example.com:8000", "[::1]:80", "127.0.0.1"])
 def test_links_begin_with_the_host_that_was_asked(client: FlaskClient, stage: Stage, key: str, host: str) -> None:
     answer = client.post("/api/imports", json=request("s3://bucket/key"), headers={**bearer(key), "Host": host})
 
