@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import Transient
+from common.ledger import leases
 from common.ledger.database import Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
@@ -179,8 +180,16 @@ def test_a_worker_stopped_before_its_commit_does_not_keep_its_chunk(stage: Stage
     stopped.database._local.held[1].rollback()
     stage.expire_lease(chunk_id)
     stop_before_commit()
-    with stage.worker().database.transaction() as bystander:
-        sweep(stage.runtime)
-        assert bystander.one("SELECT 1 AS alive").alive, "a backend that holds nothing was ended"
+    sweep(stage.runtime)
     load.load_chunk(stage.worker(), chunk_id)
     assert len(stage.rows()) == 1
+
+
+def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stage) -> None:
+    """As one WHERE, joined by hash, pg_terminate_backend was asked of every backend before anything else."""
+    (chunk_id,) = stage.planned(ndjson(event("a")))
+    Hand.takes(stage.worker(), chunk_id)
+    with stage.worker().database.transaction() as bystander, stage.runtime.database.transaction() as tx:
+        tx.run("SET LOCAL enable_nestloop = off")
+        assert leases.end_expired_holders(tx) == 0
+        assert bystander.one("SELECT 1 AS alive").alive

@@ -26,7 +26,7 @@ from workers.imports.decoding import Decoder
 from workers.imports.framing import owned_blocks, reading_start
 from workers.imports.lease import Lease, LeaseLostError
 from workers.imports.retrying import delay_after
-from workers.imports.settle import TOO_MANY_REJECTS, fail_import, settle_import
+from workers.imports.settle import fail_import, settle_import, too_many_rejects
 
 log = get_logger(__name__)
 
@@ -156,7 +156,7 @@ def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lin
         result.rejects += decoded.rejects
         # Where the plan's sample misjudged the lines. Otherwise the chunk commits its rejects, so that they are seen.
         if len(result.rejects) > max(job.max_rejects, MOST_LINES):
-            raise TOO_MANY_REJECTS
+            raise too_many_rejects()
         result.lines += decoded.lines
         result.blank += decoded.blank
         lease.advance()
@@ -263,7 +263,7 @@ def _enforce_reject_limit(runtime: Runtime, job: Import) -> None:
     with runtime.database.transaction() as tx:
         exceeded = imports.has_too_many_rejects(tx, job.id)
     if exceeded:
-        fail_import(runtime, job.id, TOO_MANY_REJECTS)
+        fail_import(runtime, job.id, too_many_rejects())
 
 
 def _worn_out(chunk: Chunk) -> Terminal:

@@ -12,9 +12,11 @@ from common.telemetry import get_logger
 
 log = get_logger(__name__)
 
-TOO_MANY_REJECTS = Terminal(
-    "too_many_rejects", "More lines were rejected than the import may have. What had been imported stays."
-)
+
+def too_many_rejects() -> Terminal:
+    """Return the reason, fresh each time: an error raised again keeps the frames of both, a chunk's lines in them."""
+    text = "More lines were rejected than the import may have. What had been imported stays."
+    return Terminal("too_many_rejects", text)
 
 
 def settle_import(runtime: Runtime, import_id: str) -> bool:
@@ -24,7 +26,7 @@ def settle_import(runtime: Runtime, import_id: str) -> bool:
     can ask, the sweep asks again.
     """
     with runtime.database.transaction() as tx:
-        settled = imports.settle_import(tx, import_id, too_many_rejects=TOO_MANY_REJECTS)
+        settled = imports.settle_import(tx, import_id, too_many_rejects=too_many_rejects())
     if settled:
         log.info("import_settled", import_id=import_id)
         _forget(runtime, import_id)

@@ -21,6 +21,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS suspects (
 TRUNCATE suspects
 
 -- name: plan_by_key
+-- Suspects are looked up one by one in what may be a large table: no reading of all of it, whatever its statistics say.
 -- (Before Postgres 18 this puts estimates over every threshold of the JIT compiler, 0.55 s a statement: the session has
 -- it off.)
 SET LOCAL enable_seqscan = off
