@@ -27,11 +27,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
-import boto3
 import psycopg2
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg2 import sql
 from rich.console import Console
@@ -42,8 +40,8 @@ from deploy.local import up
 from deploy.local.family import StartFailed
 from deploy.local.finding import NotFound
 from deploy.local.generator import FEWEST_EVENTS, MAX_LINE, EventFile, EventStream, Receipt
-from deploy.local.servers import REGION, Servers
-from deploy.local.service import Service, create_bucket
+from deploy.local.servers import Servers
+from deploy.local.service import Service, create_bucket, s3_client
 
 BUCKET = "penstock-demo"
 PART_BYTES = 8 * 1024 * 1024
@@ -161,15 +159,8 @@ def import_and_check(servers: Servers, service: Service, file: EventFile) -> str
 def upload(servers: Servers, key: str, file: EventFile) -> tuple[str, Receipt]:
     """Make the file while it is sent, part by part; return where it is and what it must come to."""
     begun = time.monotonic()
-    create_bucket(servers, BUCKET)
-    client = boto3.client(
-        "s3",
-        endpoint_url=servers.s3_endpoint,
-        region_name=REGION,
-        aws_access_key_id=servers.s3_access_key_id,
-        aws_secret_access_key=servers.s3_secret_access_key,
-        config=Config(s3={"addressing_style": "path"}, proxies={}, request_checksum_calculation="when_required"),
-    )
+    client = s3_client(servers)
+    create_bucket(client, BUCKET)
     stream = EventStream(file)
     url = f"s3://{BUCKET}/{key}"
     try:

@@ -15,6 +15,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
@@ -159,7 +160,32 @@ class Servers:
         self.s3_secret_access_key = self._s3.secret_access_key
 
 
-class Redis:
+class Restartable(ABC):
+    """A server on a port of its own that can be killed and started again there."""
+
+    _child: Child
+    port: int
+
+    @property
+    def pid(self) -> int:
+        """The server's."""
+        return self._child.pid
+
+    def restart(self) -> None:
+        """Kill it, with what it holds in memory, and start it on the same port."""
+        self.stop(signal.SIGKILL)
+        self._child = self._start(self.port)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop it."""
+        self._child.stop(number, within=STOP_SECONDS)
+
+    @abstractmethod
+    def _start(self, port: int) -> Child:
+        """Start the server on a port and return it once it answers."""
+
+
+class Redis(Restartable):
     """A Redis or Valkey that keeps nothing on disk: what it holds may be lost at any moment (P4)."""
 
     def __init__(self, family: Family, folder: Path, program: Program) -> None:
@@ -168,20 +194,6 @@ class Redis:
         self._binary = program.path
         self.version = program
         self.port, self._child = on_free_port(lambda port: (port, self._start(port)))
-
-    @property
-    def pid(self) -> int:
-        """The server's."""
-        return self._child.pid
-
-    def restart(self) -> None:
-        """Kill it, everything in it, and start it on the same port."""
-        self.stop(signal.SIGKILL)
-        self._child = self._start(self.port)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop it; nothing is saved either way."""
-        self._child.stop(number, within=STOP_SECONDS)
 
     def _start(self, port: int) -> Child:
         options = {"port": str(port), "bind": "127.0.0.1", "dir": str(self._folder)}
@@ -199,7 +211,7 @@ class Redis:
         return ready(child, lambda: answers_ping(port), what="Redis")
 
 
-class S3:
+class S3(Restartable):
     """An S3 server. Neither kind checks signatures, so its keys open nothing anywhere else."""
 
     def __init__(self, family: Family, folder: Path, kind: S3Kind) -> None:
@@ -212,23 +224,9 @@ class S3:
         self.port, self._child = on_free_port(lambda port: (port, self._start(port)))
 
     @property
-    def pid(self) -> int:
-        """The server's."""
-        return self._child.pid
-
-    @property
     def endpoint(self) -> str:
         """Its address, for path-style requests."""
         return f"http://127.0.0.1:{self.port}"
-
-    def restart(self) -> None:
-        """Kill it and start it on the same port."""
-        self.stop(signal.SIGKILL)
-        self._child = self._start(self.port)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop it."""
-        self._child.stop(number, within=STOP_SECONDS)
 
     def _start(self, port: int) -> Child:
         if self._kind == "localbucket":

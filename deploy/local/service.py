@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import boto3
 from botocore.config import Config
@@ -31,6 +31,9 @@ from botocore.config import Config
 from deploy.local.commands import ROOT, environment, flower_command, web_command, worker_command
 from deploy.local.family import Child, Family, StartFailed, free_port
 from deploy.local.servers import REGION, Servers, answers_http
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
 
 FLOWER_USER = "penstock"
 
@@ -200,7 +203,7 @@ class Service:
 
     def _prepare(self, servers: Servers) -> None:
         """Make what the processes expect to find: tables, bucket, project."""
-        create_bucket(servers, self.spool_bucket)
+        create_bucket(s3_client(servers), self.spool_bucket)
         self.run("common.ledger.migrate")
         self.project = self._create_project()
 
@@ -264,16 +267,26 @@ class Service:
         return True
 
 
-def create_bucket(servers: Servers, name: str) -> None:
-    """Create a bucket on the stack's S3 unless it is there."""
-    client = boto3.client(
+def s3_client(servers: Servers) -> S3Client:
+    """Return a client of the stack's S3; the host's proxies and checksum habits are not for it."""
+    return boto3.client(
         "s3",
         endpoint_url=servers.s3_endpoint,
         region_name=REGION,
         aws_access_key_id=servers.s3_access_key_id,
         aws_secret_access_key=servers.s3_secret_access_key,
-        config=Config(s3={"addressing_style": "path"}, proxies={}, connect_timeout=5, read_timeout=10),
+        config=Config(
+            s3={"addressing_style": "path"},
+            proxies={},
+            connect_timeout=5,
+            read_timeout=30,
+            request_checksum_calculation="when_required",
+        ),
     )
+
+
+def create_bucket(client: S3Client, name: str) -> None:
+    """Create a bucket unless it is there."""
     if name not in {bucket.get("Name") for bucket in client.list_buckets().get("Buckets", [])}:
         client.create_bucket(Bucket=name)
     client.close()
