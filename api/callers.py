@@ -32,6 +32,8 @@ class Caller:
     project_name: str
     key_id: str
     scopes: frozenset[str]
+    #: Active imports that the project may have; None: the service's own limit.
+    import_limit: int | None = None
 
     def require(self, *scopes: str) -> None:
         """Raise Refusal ``forbidden`` unless the key has one of the scopes. ``admin`` has them all."""
@@ -63,7 +65,7 @@ def identify(database: Database, credential: str | None, *, project: str | None 
         raise _refusal()
     if project is not None and parse_id(project) != key.project_id:
         raise _refusal()
-    return Caller(key.project_id, key.project_name, key.id, key.scopes)
+    return Caller(key.project_id, key.project_name, key.id, key.scopes, key.import_limit)
 
 
 def _refusal() -> Refusal:

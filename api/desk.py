@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from api.callers import PUSH, QUERY, Caller
 from common.errors import Refusal
-from common.ledger import chunks, imports
+from common.ledger import chunks, idempotency, imports
+from common.ledger.database import Tx
 from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import LineError
@@ -14,6 +15,16 @@ from common.runtime import Runtime
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a request for an import came to."""
+
+    #: As the import was admitted: a request that is repeated gets the very same answer.
+    status: ImportStatus
+    #: Whether its idempotency key had made the import before.
+    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +53,69 @@ class Desk:
         """Take the process's runtime."""
         self._runtime = runtime
 
-    def start_import(self, caller: Caller, spec: ImportSpec) -> ImportStatus:
+    def start_import(self, caller: Caller, spec: ImportSpec, *, idempotency_key: str | None = None) -> Started:
         """Admit an import and return it. Once this returns the import will run, whatever happens to the queue.
 
-        Raises Refusal where the project has no free slot, or the source needs credentials and has none.
+        A key that has made an import within 24 hours gets the first answer again, whatever became of the import since.
+        Raises Refusal where the project has no free slot, the source needs credentials and has none, or the key has
+        made something else. May block while another request with the key is under way.
         """
         caller.require(PUSH)
-        settings, import_id = self._runtime.settings, new_id()
-        if spec.credentials is None and not settings.may_read_own(spec.source.bucket):
+        if spec.credentials is None and not self._runtime.settings.may_read_own(spec.source.bucket):
             text = "The source needs accessKeyId and secretAccessKey."
             raise Refusal("credentials_required", text, field="source.accessKeyId")
-        with self._runtime.database.transaction() as tx:
-            imports.admit_import(
-                tx,
-                import_id=import_id,
-                project_id=caller.project_id,
-                api_key_id=caller.key_id,
-                spec=spec,
-                default_limit=settings.import_limit,
-                most_rejects=settings.max_rejects,
-            )
-            if spec.credentials:
-                sealed = self._runtime.sealer.seal(import_id, spec.credentials)
-                imports.keep_secret(tx, import_id, sealed, days=settings.secret_days)
-        log.info("import_accepted", import_id=import_id, collection=spec.collection)
-        self._runtime.dispatch.plan_import(import_id)
-        return self.read_import(caller, import_id)
+        import_id = new_id()
+        limit = caller.import_limit or self._runtime.settings.import_limit
+        free = self._runtime.slots.take(caller.project_id, import_id, limit=limit)
+        started: Started | None = None
+        try:
+            with self._runtime.database.transaction() as tx:
+                made = self._made_before(tx, caller, spec, idempotency_key, import_id)
+                status = made or self._admit(tx, caller, spec, import_id, free=free)
+            started = Started(status, replayed=made is not None)
+        finally:
+            if free and (started is None or started.replayed):
+                self._runtime.slots.give_back(caller.project_id, import_id)
+        if not started.replayed:
+            log.info("import_accepted", import_id=import_id, collection=spec.collection)
+            self._runtime.dispatch.plan_import(import_id)
+        return started
+
+    def _made_before(
+        self, tx: Tx, caller: Caller, spec: ImportSpec, key: str | None, import_id: str
+    ) -> ImportStatus | None:
+        """Return what an earlier request with the key was told; else the key is this import's from now on."""
+        if key is None:
+            return None
+        asked, sealer = spec.as_asked(), self._runtime.sealer
+        made = idempotency.use_key(
+            tx, project_id=caller.project_id, key=key, fingerprint=sealer.fingerprint(asked), import_id=import_id
+        )
+        if made is None:
+            return None
+        if not sealer.has_fingerprint(asked, made.fingerprint):
+            text = "This Idempotency-Key has made another import within the last 24 hours. Take a fresh one."
+            raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+        return imports.read_status(tx, made.import_id, caller.project_id).as_admitted()
+
+    def _admit(self, tx: Tx, caller: Caller, spec: ImportSpec, import_id: str, *, free: bool) -> ImportStatus:
+        settings = self._runtime.settings
+        if not free:
+            # Confirmed without the lock that admissions wait for: a crowd before a full house is answered at once.
+            imports.check_slots(tx, caller.project_id, default_limit=settings.import_limit)
+        imports.admit_import(
+            tx,
+            import_id=import_id,
+            project_id=caller.project_id,
+            api_key_id=caller.key_id,
+            spec=spec,
+            default_limit=settings.import_limit,
+            most_rejects=settings.max_rejects,
+        )
+        if spec.credentials:
+            sealed = self._runtime.sealer.seal(import_id, spec.credentials)
+            imports.keep_secret(tx, import_id, sealed, days=settings.secret_days)
+        return imports.read_status(tx, import_id, caller.project_id)
 
     def read_import(self, caller: Caller, import_id: str) -> ImportStatus:
         """Return the import's status. Raises Refusal ``not_found`` for another project's too."""
@@ -76,7 +124,7 @@ class Desk:
         if found is None:
             raise unknown_import(import_id)
         with self._runtime.database.transaction() as tx:
-            status = imports.read_status(tx, found, caller.project_id)
+            status = imports.find_status(tx, found, caller.project_id)
         if status is None:
             raise unknown_import(import_id)
         if status.state in (ImportState.RUNNING, ImportState.PAUSED):
@@ -112,6 +160,7 @@ class Desk:
         if cancelled:
             log.info("import_cancelled", import_id=status.id)
             self._runtime.progress.forget(status.id)
+            self._runtime.slots.give_back(caller.project_id, status.id)
         status = self.read_import(caller, import_id)
         if status.state is not ImportState.CANCELLED:
             raise Refusal("import_ended", f"The import has ended already: it is {status.state.value}.")

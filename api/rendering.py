@@ -8,6 +8,7 @@ from common.errors import Refusal
 
 #: HTTP status by the code of a refusal; those not named here are 422: understood, and not to be done as asked.
 _HTTP_STATUS = {
+    "invalid_idempotency_key": 400,
     "malformed_body": 400,
     "malformed_host": 400,
     "malformed_json": 400,

@@ -14,11 +14,12 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
 from api.callers import Caller, identify
-from api.desk import Desk
+from api.desk import Desk, Started
 from common.errors import Refusal
 from common.runtime import Runtime
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 #: Bytes. No request of ours that is JSON comes near it.
 MAX_BODY = 64 * 1024
 
@@ -76,6 +77,20 @@ def read_json() -> Any:
         return current_app.json.loads(body)
     except ValueError:
         raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
+
+
+def idempotency_key() -> str | None:
+    """Return the request's Idempotency-Key, if it has one. Raises Refusal ``invalid_idempotency_key``."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        text = "An Idempotency-Key has 1 to 255 printable ASCII characters; a fresh UUID is a good one."
+        raise Refusal("invalid_idempotency_key", text, field="Idempotency-Key")
+    return key
+
+
+def replayed_header(started: Started) -> dict[str, str]:
+    """Return the header that tells a repeated request from the first one."""
+    return {"Idempotent-Replayed": "true"} if started.replayed else {}
 
 
 def check_host() -> None:

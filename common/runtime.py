@@ -13,6 +13,7 @@ from common.ledger.database import Database
 from common.live.connection import Live
 from common.live.progress import ProgressBoard
 from common.live.seen import Seen
+from common.live.slots import Slots
 from common.model.imports import Credentials, Import
 from common.sealing import Sealer
 from common.settings import Settings
@@ -31,6 +32,7 @@ class Runtime:
     dispatch: Dispatch
     seen: Seen
     progress: ProgressBoard
+    slots: Slots
     sealer: Sealer
     #: By import: the last use, and the client.
     _clients: dict[str, tuple[float, objects.Objects]] = field(default_factory=dict, repr=False)
@@ -45,6 +47,7 @@ class Runtime:
             dispatch=Dispatch.from_settings(settings),
             seen=Seen(live, most_ids=settings.seen_ids, seconds=settings.seen_seconds),
             progress=ProgressBoard(live),
+            slots=Slots(live),
             sealer=Sealer(settings.sealing_keys),
         )
 

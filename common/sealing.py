@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import json
 import os
 
@@ -26,10 +27,11 @@ class Sealer:
 
     def __init__(self, keys: str) -> None:
         """Take comma-separated base64 keys of 32 bytes, the newest first. Raises SettingsError."""
-        self._ciphers = [AESGCM(_decode(key)) for key in keys.split(",") if key.strip()]
-        if not self._ciphers:
+        self._keys = [_decode(key) for key in keys.split(",") if key.strip()]
+        if not self._keys:
             message = "PENSTOCK_SEALING_KEYS holds no key"
             raise SettingsError(message)
+        self._ciphers = [AESGCM(key) for key in self._keys]
 
     def seal(self, import_id: str, credentials: Credentials) -> bytes:
         """Return the credentials as bytes that only ``open`` with the same id can read."""
@@ -50,6 +52,18 @@ class Sealer:
             "The S3 credentials of this import can no longer be read; start it again with fresh ones.",
             "no sealing key opens the secret: was a key taken away before its imports had ended?",
         )
+
+    def fingerprint(self, request: str) -> bytes:
+        """Return 32 bytes that stand for a request, and tell nobody without our key what it was."""
+        return _fingerprint(self._keys[0], request)
+
+    def has_fingerprint(self, request: str, fingerprint: bytes) -> bool:
+        """Return whether the fingerprint is the request's, by any of our keys: they may have been rotated since."""
+        return any(hmac.compare_digest(_fingerprint(key, request), fingerprint) for key in self._keys)
+
+
+def _fingerprint(key: bytes, request: str) -> bytes:
+    return hmac.digest(key, b"penstock fingerprint\0" + request.encode(), "sha256")
 
 
 def _decode(key: str) -> bytes:

@@ -105,7 +105,7 @@ class Stage:
         asked = ImportSpec(
             **{"collection": collection, "source": source, "mapping": Mapping(), "credentials": keys, **spec}
         )
-        return self.desk.start_import(self.caller, asked).id
+        return self.desk.start_import(self.caller, asked).status.id
 
     def planned(self, body: bytes | SourceRef, **spec: Any) -> list[int]:
         """Start and plan an import, and return the ids of its chunks in order."""

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from common.errors import PenstockError, Terminal
-from common.ledger import chunks, imports, leases
+from common.ledger import chunks, idempotency, imports, leases
 from common.ledger.database import Database, Tx
 from common.runtime import Runtime
 from common.settings import Settings
@@ -39,7 +39,7 @@ def sweep(runtime: Runtime) -> bool:
     with runtime.database.aside() as guard:
         if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
-        for step in (_settle, _end_expired_holders, _send_again, _expire_secrets, _rebuild_progress, _trim_marks):
+        for step in _steps():
             _try(step.__name__.strip("_"), partial(step, runtime))
     return True
 
@@ -94,6 +94,20 @@ def _expire_secrets(runtime: Runtime) -> None:
         imports.delete_stale_secrets(tx)
 
 
+def _match_slots(runtime: Runtime) -> None:
+    """Make the semaphore equal to the ledger. Its clock comes first: what it gives meanwhile is not in the ledger."""
+    at = runtime.slots.clock()
+    if at is not None:
+        with runtime.database.transaction() as tx:
+            held = imports.slots_in_use(tx)
+        runtime.slots.match(held, at=at)
+
+
+def _forget_old_keys(runtime: Runtime) -> None:
+    with runtime.database.transaction() as tx:
+        idempotency.delete_old_keys(tx)
+
+
 def _rebuild_progress(runtime: Runtime) -> None:
     """Write progress anew where Redis knows of fewer chunks than the ledger."""
     for import_id, done in _list(runtime.database, imports.running_imports):
@@ -106,6 +120,20 @@ def _rebuild_progress(runtime: Runtime) -> None:
 
 def _trim_marks(runtime: Runtime) -> None:
     runtime.seen.trim()
+
+
+def _steps() -> tuple[Callable[[Runtime], None], ...]:
+    """Return the steps of a round, what keeps imports waiting first."""
+    return (
+        _settle,
+        _end_expired_holders,
+        _send_again,
+        _match_slots,
+        _rebuild_progress,
+        _trim_marks,
+        _expire_secrets,
+        _forget_old_keys,
+    )
 
 
 def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:

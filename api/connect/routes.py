@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from api.callers import Caller, identify
 from api.connect import parse, render
-from api.web import desk, headers_of, link, read_json, runtime, status_of
+from api.web import desk, headers_of, idempotency_key, link, read_json, replayed_header, runtime, status_of
 from common.errors import Refusal, Transient
 
 blueprint = Blueprint("connect", __name__)
@@ -18,8 +18,8 @@ blueprint = Blueprint("connect", __name__)
 def start_import() -> ResponseReturnValue:
     """Start an import; the answer's Location tells where to watch it."""
     caller = _caller()
-    status = desk().start_import(caller, parse.import_spec(read_json()))
-    return "", 201, {"Location": link(f"/event-import/{status.id}")}
+    started = desk().start_import(caller, parse.import_spec(read_json()), idempotency_key=idempotency_key())
+    return "", 201, {"Location": link(f"/event-import/{started.status.id}"), **replayed_header(started)}
 
 
 @blueprint.get("/event-import/<import_id>")

@@ -10,7 +10,7 @@ from flask_smorest import Api, Blueprint
 from werkzeug.exceptions import HTTPException
 
 from api.native import parse, render, schemas
-from api.web import JsonParser, bearer, desk, headers_of, link, status_of
+from api.web import JsonParser, bearer, desk, headers_of, idempotency_key, link, replayed_header, status_of
 from common.errors import Refusal, Transient
 from common.telemetry import get_logger
 
@@ -20,6 +20,15 @@ log = get_logger(__name__)
 SPEC = {
     "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     "security": [{"key": []}],
+}
+
+
+#: The header of every POST that creates.
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "description": "Sent again within 24 hours, the request makes nothing new and gets its first answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 
@@ -41,11 +50,13 @@ def _identify() -> None:
 @blueprint.post("")
 @blueprint.arguments(schemas.ImportRequest)
 @blueprint.response(201, schemas.ImportReply)
+@blueprint.doc(parameters=[IDEMPOTENCY_KEY])
 def start_import(asked: dict[str, Any]) -> ResponseReturnValue:
-    """Start an import."""
-    status = desk().start_import(g.caller, parse.import_spec(asked))
-    document = render.import_status(status, link)
-    return document, 201, {"Location": document["links"]["self"], **render.retry_after(status)}
+    """Start an import. A request repeated with its Idempotency-Key gets the first answer again."""
+    started = desk().start_import(g.caller, parse.import_spec(asked), idempotency_key=idempotency_key())
+    document = render.import_status(started.status, link)
+    headers = {"Location": document["links"]["self"], **render.retry_after(started.status), **replayed_header(started)}
+    return document, 201, headers
 
 
 @blueprint.get("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +19,30 @@ from common.model.sources import Source, SourceRef
 
 _SQL = load_queries("imports")
 
-#: Seconds after which a refused caller may try again; what a slot's end takes is not known.
-SLOT_RETRY_SECONDS = 15
+#: Seconds, from and to, after which a refused caller may try again; what a slot's end takes is not known.
+SLOT_RETRY_SECONDS = (12, 18)
+
+
+def check_slots(tx: Tx, project_id: str, *, default_limit: int) -> None:
+    """Raise Refusal ``too_many_active_imports``, with the limit and the ids that hold slots, where none is free."""
+    row = tx.one(_SQL["import_limit"], project_id=project_id)
+    limit = row.import_limit if row and row.import_limit else default_limit
+    active = [hex_id(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
+    if len(active) >= limit:
+        raise Refusal(
+            "too_many_active_imports",
+            f"too many active imports: {len(active)} of {limit} slots of this project are in use. "
+            "Wait for one to end, or cancel one.",
+            limit=limit,
+            activeImports=active,
+            # Spread: callers that were refused together would come back together.
+            retryAfter=random.randint(*SLOT_RETRY_SECONDS),  # noqa: S311  nothing to guess
+        )
+
+
+def slots_in_use(tx: Tx) -> dict[str, list[str]]:
+    """Return the imports that hold slots, by project; none of a project that has none."""
+    return {hex_id(row.project_id): list(map(hex_id, row.imports)) for row in tx.all(_SQL["slots_in_use"])}
 
 
 def admit_import(
@@ -32,24 +55,12 @@ def admit_import(
     default_limit: int,
     most_rejects: int,
 ) -> None:
-    """Insert the row of an import, if the project has a slot for it.
+    """Insert the row of an import, if the project has a slot for it. Raises Refusal as ``check_slots`` does.
 
-    Raises Refusal ``too_many_active_imports`` with the limit and the ids that hold the slots. Admissions of one
-    project wait for each other, so that the limit holds under any race (P8).
+    Admissions of one project wait for each other, so that the limit holds under any race (P8).
     """
     tx.run(_SQL["lock_slots"], project_id=project_id)
-    row = tx.one(_SQL["import_limit"], project_id=project_id)
-    limit = row.import_limit if row and row.import_limit else default_limit
-    active = [hex_id(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
-    if len(active) >= limit:
-        raise Refusal(
-            "too_many_active_imports",
-            f"too many active imports: {len(active)} of {limit} slots of this project are in use. "
-            "Wait for one to end, or cancel one.",
-            limit=limit,
-            activeImports=active,
-            retryAfter=SLOT_RETRY_SECONDS,
-        )
+    check_slots(tx, project_id, default_limit=default_limit)
     collection = tx.one(_SQL["ensure_collection"], project_id=project_id, name=spec.collection)
     source = {"bucket": spec.source.bucket, "key": spec.source.key, "region": spec.source.region}
     mapping = {
@@ -133,32 +144,33 @@ def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> 
     )
 
 
-def settle_import(tx: Tx, import_id: str, *, too_many_rejects: Terminal) -> bool:
-    """End the import if its last chunk is done, and return whether this call did it. Safe to run twice.
+def settle_import(tx: Tx, import_id: str, *, too_many_rejects: Terminal) -> str | None:
+    """End the import if its last chunk is done; return the project whose slot that frees. Safe to run twice.
 
     It has completed, or failed with ``too_many_rejects`` where there are more than it may have.
     """
     error = too_many_rejects
-    ended = tx.one(_SQL["settle_import"], import_id=import_id, code=error.code, message=error.public) is not None
-    return ended and _close(tx, import_id)
+    ended = tx.one(_SQL["settle_import"], import_id=import_id, code=error.code, message=error.public)
+    return _close(tx, import_id, ended)
 
 
-def cancel_import(tx: Tx, import_id: str, project_id: str) -> bool:
-    """End the import at its caller's wish; False where it had ended or is not the project's."""
-    ended = tx.one(_SQL["cancel_import"], import_id=import_id, project_id=project_id) is not None
-    return ended and _close(tx, import_id)
+def cancel_import(tx: Tx, import_id: str, project_id: str) -> str | None:
+    """End the import at its caller's wish; return as settle_import does: None where it had ended or is not theirs."""
+    return _close(tx, import_id, tx.one(_SQL["cancel_import"], import_id=import_id, project_id=project_id))
 
 
-def fail_import(tx: Tx, import_id: str, error: Terminal) -> bool:
-    """End the import for a reason its caller is told; False where it had ended."""
-    ended = tx.one(_SQL["fail_import"], import_id=import_id, code=error.code, message=error.public) is not None
-    return ended and _close(tx, import_id)
+def fail_import(tx: Tx, import_id: str, error: Terminal) -> str | None:
+    """End the import for a reason its caller is told; return as settle_import does: None where it had ended."""
+    ended = tx.one(_SQL["fail_import"], import_id=import_id, code=error.code, message=error.public)
+    return _close(tx, import_id, ended)
 
 
-def _close(tx: Tx, import_id: str) -> bool:
+def _close(tx: Tx, import_id: str, ended: Any) -> str | None:
+    if ended is None:
+        return None
     tx.run(_SQL["copy_totals"], import_id=import_id)
     tx.run(_SQL["delete_secret"], import_id=import_id)
-    return True
+    return hex_id(ended.project_id)
 
 
 def holds_plan(tx: Tx, plan: Plan) -> bool:
@@ -172,10 +184,15 @@ def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
     return bool(row and row.too_many)
 
 
-def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
+def find_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
     """Return an import of the project as its row tells it; while it runs, its progress is still to be filled in."""
     row = tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id)
     return _status(row) if row else None
+
+
+def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus:
+    """Return the same of an import that is known to exist."""
+    return _status(tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id))
 
 
 def list_imports(

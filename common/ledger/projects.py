@@ -17,6 +17,8 @@ class Key(NamedTuple):
     id: str
     project_id: str
     project_name: str
+    #: None: the service's own.
+    import_limit: int | None
     secret_sha256: bytes
     scopes: frozenset[str]
 
@@ -48,6 +50,7 @@ def find_key(tx: Tx, key_id: str) -> Key | None:
         row.id,
         row.project_id.replace("-", ""),
         row.project_name,
+        row.import_limit,
         bytes(row.secret_sha256),
         frozenset(row.scopes),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from common.model.chunks import Counts, Entry
 from common.model.mapping import Mapping
@@ -82,6 +84,20 @@ class ImportSpec:
     credentials: Credentials | None = None
     #: Rejected lines above which the import fails; None for the service's own limit.
     max_rejects: int | None = None
+
+    def as_asked(self) -> str:
+        """Return the request in one form, without its credentials: equal texts ask for the same import.
+
+        Holds only what differs from a default, so that a field of a later version changes no request of an earlier.
+        """
+        return "import " + json.dumps(_asked(self), sort_keys=True)
+
+
+def _asked(part: Any) -> Any:
+    if not is_dataclass(part):
+        return part
+    said = {one.name: (getattr(part, one.name), one.default) for one in fields(part) if one.name != "credentials"}
+    return {name: _asked(value) for name, (value, default) in said.items() if value != default}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,21 @@ class ImportStatus:
     progress: Progress
     error: Failure | None
     history: tuple[tuple[ImportState, datetime], ...]
+
+    def as_admitted(self) -> ImportStatus:
+        """Return the status as it was when the import's row was written: what its first caller was told."""
+        return replace(
+            self,
+            state=ImportState.PENDING,
+            started_at=None,
+            finished_at=None,
+            bytes_total=None,
+            chunks_total=0,
+            chunks_running=0,
+            progress=Progress(),
+            error=None,
+            history=self.history[:1],
+        )
 
     @property
     def percent(self) -> float:

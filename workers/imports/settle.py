@@ -26,11 +26,11 @@ def settle_import(runtime: Runtime, import_id: str) -> bool:
     can ask, the sweep asks again.
     """
     with runtime.database.transaction() as tx:
-        settled = imports.settle_import(tx, import_id, too_many_rejects=too_many_rejects())
-    if settled:
+        project_id = imports.settle_import(tx, import_id, too_many_rejects=too_many_rejects())
+    if project_id:
         log.info("import_settled", import_id=import_id)
-        _forget(runtime, import_id)
-    return settled
+        _forget(runtime, project_id, import_id)
+    return project_id is not None
 
 
 def fail_import(
@@ -41,12 +41,13 @@ def fail_import(
     ``held_by`` tells whether who found the reason still holds its lease: a zombie's view of S3 may be an old one.
     """
     with runtime.database.transaction() as tx:
-        failed = held_by(tx) and imports.fail_import(tx, import_id, error)
-    if failed:
+        project_id = imports.fail_import(tx, import_id, error) if held_by(tx) else None
+    if project_id:
         log.warning("import_failed", import_id=import_id, code=error.code, reason=str(error))
-        _forget(runtime, import_id)
+        _forget(runtime, project_id, import_id)
 
 
-def _forget(runtime: Runtime, import_id: str) -> None:
+def _forget(runtime: Runtime, project_id: str, import_id: str) -> None:
+    runtime.slots.give_back(project_id, import_id)
     runtime.progress.forget(import_id)
     runtime.forget_objects_of(import_id)

@@ -9,6 +9,13 @@ FROM imports
 WHERE project_id = %(project_id)s AND state IN ('pending', 'planning', 'running', 'paused')
 ORDER BY number
 
+-- name: slots_in_use
+-- The same of all projects.
+SELECT project_id, array_agg(id::text) AS imports
+FROM imports
+WHERE state IN ('pending', 'planning', 'running', 'paused')
+GROUP BY project_id
+
 -- name: import_limit
 SELECT import_limit FROM projects WHERE id = %(project_id)s
 
@@ -99,7 +106,7 @@ SET (state, error_code, error_message) = (
 WHERE i.id = %(import_id)s
   AND i.state = 'running'
   AND NOT EXISTS (SELECT FROM chunks AS c WHERE c.import_id = i.id AND c.state <> 'done')
-RETURNING id
+RETURNING project_id
 
 -- name: cancel_import
 -- Waits for chunks in the middle of their last statement (milliseconds); none can commit afterwards (P7).
@@ -107,13 +114,13 @@ UPDATE imports
 SET state = 'cancelled', finished_at = now()
 WHERE id = %(import_id)s AND project_id = %(project_id)s
   AND state IN ('pending', 'planning', 'running', 'paused')
-RETURNING id
+RETURNING project_id
 
 -- name: fail_import
 UPDATE imports
 SET state = 'failed', finished_at = now(), error_code = %(code)s, error_message = %(message)s
 WHERE id = %(import_id)s AND state IN ('pending', 'planning', 'running', 'paused')
-RETURNING id
+RETURNING project_id
 
 -- name: copy_totals
 -- After an end, in the same transaction but as a statement of its own: its snapshot is younger than the chunks that

@@ -9,7 +9,7 @@ INSERT INTO api_keys (id, project_id, secret_sha256, scopes) VALUES (%(id)s, %(p
 
 -- name: find_key
 -- Live keys only; whether the secret is right is compared in constant time by the caller.
-SELECT k.id, k.project_id, p.name AS project_name, k.secret_sha256, k.scopes
+SELECT k.id, k.project_id, p.name AS project_name, p.import_limit, k.secret_sha256, k.scopes
 FROM api_keys AS k
 JOIN projects AS p ON p.id = k.project_id
 WHERE k.id = %(id)s

@@ -247,3 +247,12 @@ def test_a_cancelled_import_is_failed_here_and_says_why(client: FlaskClient, sta
     document = client.get(f"/event-import/{import_id}", headers=headers(stage, key)).get_json()
 
     assert (document["status"], document["error"]) == ("failed", "The import was cancelled.")
+
+
+def test_a_request_repeated_with_its_key_tells_of_the_same_import(client: FlaskClient, stage: Stage, key: str) -> None:
+    """No part of the seed; a caller that sends no such header never meets it."""
+    once = {**headers(stage, key), "Idempotency-Key": "once"}
+    first, again = (client.post("/event-import", data=seed.REQUEST, headers=once) for _ in range(2))
+
+    assert (again.status_code, again.headers["Location"]) == (201, first.headers["Location"])
+    assert len(stage.desk.list_imports(stage.caller).items) == 1

@@ -225,6 +225,44 @@ def test_links_begin_with_the_host_that_was_asked(client: FlaskClient, stage: St
     assert answer.headers["Location"].startswith(f"http://{host}/api/imports/")
 
 
+def test_a_full_house_is_refused_with_its_limit_who_is_in_and_when_to_come_again(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    stage.query("UPDATE projects SET import_limit = 2 WHERE id = %(id)s RETURNING id", id=stage.caller.project_id)
+    holders = [stage.start(b"") for _ in range(2)]
+    answer = client.post("/api/imports", json=request("s3://bucket/key"), headers=bearer(key))
+
+    assert (answer.status_code, answer.get_json()["code"]) == (429, "too_many_active_imports")
+    assert (answer.get_json()["limit"], answer.get_json()["activeImports"]) == (2, holders)
+    assert 12 <= int(answer.headers["Retry-After"]) <= 18
+
+
+def test_a_request_repeated_with_its_key_gets_the_same_answer_to_the_byte(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    headers = {**bearer(key), "Idempotency-Key": "0d9f8fdc-order-7"}
+    asked = request(stage.put(ndjson(event("a"))).url)
+    first = client.post("/api/imports", json=asked, headers=headers)
+    plan_import(stage.runtime, first.get_json()["id"])
+    again = client.post("/api/imports", json=asked, headers=headers)
+
+    assert (again.status_code, again.data) == (201, first.data)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+
+    other = client.post("/api/imports", json={**asked, "collection": "others"}, headers=headers)
+    assert (other.status_code, other.get_json()["code"]) == (422, "idempotency_key_reused")
+    assert len(client.get("/api/imports", headers=bearer(key)).get_json()["items"]) == 1
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 256, "schl\u00fcssel", "tab\there"])
+def test_an_idempotency_key_that_is_none_is_refused(client: FlaskClient, key: str, wrong: str) -> None:
+    headers = {**bearer(key), "Idempotency-Key": wrong}
+    answer = client.post("/api/imports", json=request("s3://bucket/key"), headers=headers)
+
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "invalid_idempotency_key")
+
+
 def test_lists_go_on_with_their_cursor(client: FlaskClient, stage: Stage, key: str) -> None:
     started = [stage.start(b"") for _ in range(3)]
     first = client.get("/api/imports?limit=2", headers=bearer(key)).get_json()

@@ -1,0 +1,36 @@
+"""Idempotency keys: what a caller's key has made already, for 24 hours (the customary time; the design's)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from common.ledger.database import Tx
+from common.ledger.queries import load_queries
+from common.ledger.rows import hex_id
+
+_SQL = load_queries("idempotency")
+
+
+class Made(NamedTuple):
+    """What an earlier request with the same key asked for, and the import it made."""
+
+    fingerprint: bytes
+    import_id: str
+
+
+def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id: str) -> Made | None:
+    """Note that the key makes this import; or return what it has made before.
+
+    To be followed, in the same transaction, by the import's row: a request that is refused must not be remembered.
+    Blocks while another request with the key is under way.
+    """
+    values = {"project_id": project_id, "key": key}
+    if tx.one(_SQL["insert_idempotency_key"], **values, fingerprint=fingerprint, import_id=import_id):
+        return None
+    row = tx.one(_SQL["read_idempotency_key"], **values)
+    return Made(bytes(row.fingerprint), hex_id(row.import_id))
+
+
+def delete_old_keys(tx: Tx) -> int:
+    """Delete keys past their day, and return how many there were."""
+    return tx.run(_SQL["delete_old_idempotency_keys"])

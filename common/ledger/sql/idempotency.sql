@@ -1,0 +1,14 @@
+-- name: insert_idempotency_key
+-- Waits for a request with the same key that is under way. No row: the key has made something within its day.
+INSERT INTO idempotency_keys AS k (project_id, key, fingerprint, import_id)
+VALUES (%(project_id)s, %(key)s, %(fingerprint)s, %(import_id)s)
+ON CONFLICT (project_id, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, import_id = excluded.import_id, created_at = excluded.created_at
+WHERE k.created_at < now() - interval '24 hours'
+RETURNING k.import_id
+
+-- name: read_idempotency_key
+SELECT fingerprint, import_id FROM idempotency_keys WHERE project_id = %(project_id)s AND key = %(key)s
+
+-- name: delete_old_idempotency_keys
+DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'

@@ -1,0 +1,144 @@
+"""A request that is repeated with its Idempotency-Key makes nothing new and gets its first answer again."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from api.desk import Started
+from common.errors import Refusal
+from common.model.imports import Credentials, ImportSpec, ImportState
+from common.model.mapping import Mapping
+from common.model.sources import SourceRef
+from common.sealing import Sealer
+from tests.stage import Stage, event, ndjson
+from workers.imports.load import load_chunk
+from workers.imports.plan import plan_import
+from workers.sweep import sweep
+
+KEYS = Credentials("caller-key", "caller-secret")
+
+
+def ask(stage: Stage, key: str | None = "once", **spec: Any) -> Started:
+    asked = ImportSpec(**{"collection": "events", "source": SourceRef("b", "k"), "mapping": Mapping(), **spec})
+    return stage.desk.start_import(stage.caller, replace(asked, credentials=KEYS), idempotency_key=key)
+
+
+def count(stage: Stage) -> int:
+    return len(stage.desk.list_imports(stage.caller).items)
+
+
+def test_a_repeated_request_gets_the_first_answer_whatever_became_of_the_import(stage: Stage) -> None:
+    ref = stage.put(ndjson(event("a"), b"{bad"))
+    first = ask(stage, source=ref)
+    plan_import(stage.runtime, first.status.id)
+    for chunk_id in stage.chunk_ids(first.status.id):
+        load_chunk(stage.runtime, chunk_id)
+    assert stage.status(first.status.id).state is ImportState.COMPLETED_WITH_ERRORS
+
+    again = ask(stage, source=ref)
+
+    assert again.replayed
+    assert replace(again.status, read_at=first.status.read_at) == first.status
+    assert (count(stage), stage.sent.plans) == (1, [first.status.id])
+
+
+def test_a_key_that_made_something_else_is_refused_and_makes_nothing(stage: Stage) -> None:
+    ask(stage)
+    for other in (
+        {"collection": "others"},
+        {"source": SourceRef("b", "other")},
+        {"mapping": Mapping(id_names=("id",))},
+        {"max_rejects": 0},
+    ):
+        with pytest.raises(Refusal) as refused:
+            ask(stage, **other)
+        assert refused.value.code == "idempotency_key_reused"
+    assert count(stage) == 1
+
+
+def test_other_credentials_make_no_other_request(stage: Stage) -> None:
+    """They expire within the hour where a role lends them: a repeated request has fresh ones."""
+    first = ask(stage)
+    spec = ImportSpec("events", SourceRef("b", "k"), Mapping(), Credentials("fresh", "fresh", "token"))
+    again = stage.desk.start_import(stage.caller, spec, idempotency_key="once")
+
+    assert (again.replayed, again.status.id) == (True, first.status.id)
+
+
+def test_requests_without_a_key_or_with_another_make_an_import_each(stage: Stage) -> None:
+    ids = {ask(stage, key).status.id for key in (None, None, "one", "two")}
+
+    assert len(ids) == 4
+
+
+def test_a_key_is_its_projects_own(stage: Stage) -> None:
+    first = ask(stage)
+    other = Stage(stage.settings, stage.bucket)
+    second = ask(other)
+    other.close()
+
+    assert second.status.id != first.status.id
+
+
+def test_requests_that_come_together_make_one_import(stage: Stage) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask(stage), range(32)))
+
+    assert len({answer.status.id for answer in answers}) == 1
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert count(stage) == 1
+
+
+def test_what_was_refused_is_not_remembered(stage: Stage) -> None:
+    stage.runtime = stage.worker(import_limit=1)
+    holder = stage.start(b"")
+    with pytest.raises(Refusal, match="1 of 1"):
+        ask(stage)
+    stage.desk.cancel_import(stage.caller, holder)
+
+    assert not ask(stage).replayed
+
+
+def test_a_repeated_request_is_answered_before_a_full_house(stage: Stage) -> None:
+    stage.runtime = stage.worker(import_limit=1)
+    first = ask(stage)
+
+    assert ask(stage).status.id == first.status.id
+    assert stage.runtime.slots.take(stage.caller.project_id, first.status.id, limit=1), "the first lost its slot"
+
+
+def test_a_key_is_free_again_after_a_day(stage: Stage) -> None:
+    first = ask(stage)
+    age = "UPDATE idempotency_keys SET created_at = now() - interval '%s' WHERE project_id = %%(id)s RETURNING key"
+    stage.query(age % "23 hours 59 minutes", id=stage.caller.project_id)
+    sweep(stage.runtime)
+    assert ask(stage).replayed
+
+    stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
+    second = ask(stage, collection="others")
+    assert (second.replayed, second.status.id == first.status.id) == (False, False)
+
+    stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
+    sweep(stage.runtime)
+    assert stage.query("SELECT key FROM idempotency_keys WHERE project_id = %(id)s", id=stage.caller.project_id) == []
+
+
+def test_a_fingerprint_survives_the_rotation_of_its_key_and_tells_nothing_without_it() -> None:
+    old, new = "A" * 43 + "=", "B" * 43 + "="
+    fingerprint = Sealer(old).fingerprint("import {}")
+
+    assert Sealer(f"{new},{old}").has_fingerprint("import {}", fingerprint)
+    assert not Sealer(new).has_fingerprint("import {}", fingerprint)
+    assert not Sealer(old).has_fingerprint("import []", fingerprint)
+
+
+def test_what_a_request_asked_for_is_one_text_without_its_credentials() -> None:
+    spec = ImportSpec("events", SourceRef("b", "k"), Mapping(), KEYS)
+
+    assert "caller" not in spec.as_asked()
+    assert spec.as_asked() == replace(spec, credentials=None).as_asked()
+    assert spec.as_asked() == 'import {"collection": "events", "mapping": {}, "source": {"bucket": "b", "key": "k"}}'
