@@ -40,9 +40,10 @@ COMMANDS = {
     "up": "start the servers and the service, and stay (--workers N, --port P)",
     "test": "run the tests; what follows goes to pytest",
     "lint": "ruff, ruff format, mypy and import-linter, all four",
+    "penstock": "the service's own command: projects and keys (penstock admin --help)",
     "lock": "resolve requirements.in into requirements.lock again",
 }
-MODULES = {"demo": "deploy.local.demo", "up": "deploy.local.up", "test": "pytest"}
+MODULES = {"demo": "deploy.local.demo", "up": "deploy.local.up", "test": "pytest", "penstock": "api.command"}
 
 
 class Stop(Exception):
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> tuple[str, list[str]]:
         prog="run.py",
         description="Penstock's bootstrap.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:6}{text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:9}{text}" for name, text in COMMANDS.items()),
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     known = parser.parse_args(argv[:1])

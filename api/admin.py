@@ -1,34 +1,238 @@
-"""``python -m api.admin``: projects and keys, by hand. Prints one JSON line; the key is shown this once."""
+"""``penstock admin``: projects and keys, by hand, for whoever holds the database.
+
+Needs ``DATABASE_URL`` and nothing else of the service. A terminal gets tables; a pipe, or ``--json``, one JSON object
+a line. Ends with 0, with 1 and a sentence where it cannot be done, with 2 where the command line is wrong.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import click
 import ujson
+from rich.console import Console
+from rich.table import Table
 
 from api.callers import ALL_SCOPES, create_key
-from common.ledger import projects
-from common.ledger.database import Database
-from common.settings import Settings, SettingsError
+from api.rendering import iso_time
+from common.errors import Refusal, Transient
+from common.ledger import migrate, projects
+from common.ledger.database import Database, Tx
+from common.model.ids import parse_id
+from common.settings import SettingsError, read_setting
+
+_LONGEST_NAME = 100
+#: Days. Longer than anybody will remember what the key was for.
+_LONGEST_LIFE = 3650
+
+
+def project_name(text: str) -> str:
+    """Return the name of a new project. Fails where nobody could read it, or take it for something else."""
+    if not 1 <= len(text) <= _LONGEST_NAME or not text.isprintable() or text != text.strip():
+        raise click.BadParameter(f"A name has 1 to {_LONGEST_NAME} printable characters and no spaces around them.")
+    if parse_id(text):
+        raise click.BadParameter("A name must not look like an id, which is 32 hexadecimal digits.")
+    return text
+
+
+def expiry(text: str) -> timedelta | datetime:
+    """Return how long a key lives, or until when; a time without a zone is UTC."""
+    if after := re.fullmatch(r"([1-9][0-9]{0,4})([hd])", text):
+        life = timedelta(hours=int(after[1]) * {"h": 1, "d": 24}[after[2]])
+        if life.days > _LONGEST_LIFE:
+            raise click.BadParameter(f"A key lives for {_LONGEST_LIFE} days at most.")
+        return life
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a while (90d, 12h) nor a date (2027-01-31).") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def import_limit(text: str) -> int:
+    """Return a number of imports; 0 where the service's own setting is to count."""
+    if text == "default":
+        return 0
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise click.BadParameter(f"{text!r} is neither a number from 1 to 99999 nor the word default.")
+    return int(text)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, on a terminal too.")
 
 
 @click.group()
-def main() -> None:
-    """Administer a Penstock."""
+def admin() -> None:
+    """Administer a Penstock: its tables, projects and keys. Takes DATABASE_URL from the environment."""
 
 
-@main.command("create-project")
-@click.argument("name")
-def create_project(name: str) -> None:
+@admin.command("migrate")
+@as_json
+def migrate_database(*, as_json: bool) -> None:
+    """Bring the database's tables up to date. Safe to run twice."""
+    with _database() as database:
+        try:
+            applied = migrate.migrate(database)
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from None
+    _show([{"applied": name} for name in applied], as_json=as_json, none="The tables are up to date.")
+
+
+@admin.command("create-project")
+@click.argument("name", type=project_name)
+@click.option("--replace", is_flag=True, help="Where two keys live, revoke the one unused for longest.")
+@as_json
+def create_project(name: str, *, replace: bool, as_json: bool) -> None:
     """Create a project, or find it by its name, and a key of all scopes for it."""
+    with _transaction() as tx:
+        project_id = projects.create_project(tx, name)
+        key = create_key(tx, project_id, ALL_SCOPES, replace=replace)
+    if as_json or not sys.stdout.isatty():
+        _print({"project": {"id": project_id, "name": name}, "apiKey": key})
+    else:
+        click.echo(f"Project  {name}\nId       {project_id}\nKey      {key}")
+    _say_shown_once()
+
+
+@admin.command("list-projects")
+@as_json
+def list_projects(*, as_json: bool) -> None:
+    """List all projects."""
+    with _transaction() as tx:
+        found = projects.list_projects(tx)
+    rows = [
+        {"id": row.id, "name": row.name, "importLimit": row.import_limit, "createdAt": row.created_at} for row in found
+    ]
+    _show(rows, as_json=as_json, none="There is no project yet: penstock admin create-project NAME makes one.")
+
+
+@admin.command("set-limit")
+@click.argument("project")
+@click.argument("limit", type=import_limit, metavar="LIMIT|default")
+def set_limit(project: str, limit: int) -> None:
+    """Set how many active imports a project may have; "default" for the service's own setting."""
+    with _transaction() as tx:
+        projects.set_import_limit(tx, projects.find_project(tx, project).id, limit or None)
+
+
+@admin.command("create-key")
+@click.argument("project")
+@click.option("--scope", "scopes", type=click.Choice(ALL_SCOPES), multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--expires", type=expiry, metavar="WHEN", help="90d, 12h or 2027-01-31; without it the key lives until revoked."
+)
+@click.option("--replace", is_flag=True, help="Where two keys live, revoke the one unused for longest.")
+@as_json
+def create_project_key(
+    project: str, *, scopes: tuple[str, ...], expires: timedelta | datetime | None, replace: bool, as_json: bool
+) -> None:
+    """Create a key for a project and print it, this once.
+
+    Two keys may live at a time, so that callers can change from one to the next before the former is revoked.
+    """
+    with _transaction() as tx:
+        found = projects.find_project(tx, project)
+        key = create_key(tx, found.id, list(dict.fromkeys(scopes)), expires=expires, replace=replace)
+    if as_json:
+        _print({"project": {"id": found.id, "name": found.name}, "apiKey": key})
+    else:
+        click.echo(key)
+    _say_shown_once()
+
+
+@admin.command("list-keys")
+@click.argument("project")
+@as_json
+def list_keys(project: str, *, as_json: bool) -> None:
+    """List a project's keys, revoked and expired ones too; never the secrets."""
+    with _transaction() as tx:
+        found = projects.list_keys(tx, projects.find_project(tx, project).id)
+    rows = [
+        {
+            "id": row.id,
+            "state": row.state,
+            "scopes": row.scopes,
+            "createdAt": row.created_at,
+            "expiresAt": row.expires_at,
+            "lastUsedAt": row.last_used_at,
+            "revokedAt": row.revoked_at,
+        }
+        for row in found
+    ]
+    _show(rows, as_json=as_json, none="This project has no key.")
+
+
+@admin.command("revoke-key")
+@click.argument("key_id")
+@as_json
+def revoke_key(key_id: str, *, as_json: bool) -> None:
+    """End a key: from the next request on it opens nothing. Takes its id, or the whole key."""
+    # Of a key that leaked, the whole is what is at hand.
+    found = re.fullmatch(r"(?:pk_)?([0-9a-f]{12})(?:_.*)?", key_id)
+    if not found:
+        raise click.UsageError("A key's id has 12 hexadecimal digits: the part between pk_ and the next underscore.")
+    with _transaction() as tx:
+        revoked_at = projects.revoke_key(tx, found[1])
+    _show([{"id": found[1], "revokedAt": revoked_at}], as_json=as_json)
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    """Give the database of the settings; what goes wrong ends the command with one sentence."""
     try:
-        database = Database(Settings.from_environment().database_url, application_name="penstock-admin")
-    except SettingsError as error:
-        raise click.ClickException(f"{error} It takes the environment that the service has.") from None
-    with database.transaction() as tx:
-        project_id = projects.find_project(tx, name) or projects.create_project(tx, name)
-        key = create_key(tx, project_id, ALL_SCOPES)
-    click.echo(ujson.dumps({"project": {"id": project_id, "name": name}, "apiKey": key}))
+        with closing(Database(read_setting("database_url"), application_name="penstock-admin")) as database:
+            yield database
+    except (SettingsError, Refusal) as error:
+        raise click.ClickException(str(error)) from None
+    except Transient as error:
+        # Of the driver's words only those that cannot hold a part of the URL's password.
+        words = re.match("(?:connection to server at|canceling statement due to) .*", str(error))
+        text = f"The database did not do it{f': {words[0]}' if words else ''}."
+        raise click.ClickException(
+            f"{text} Look at DATABASE_URL and whether the server runs, then try again."
+        ) from None
+
+
+@contextmanager
+def _transaction() -> Iterator[Tx]:
+    with _database() as database, database.transaction() as tx:
+        if not projects.has_tables(tx):
+            raise click.ClickException("This database has no tables yet: run `penstock admin migrate` first.")
+        yield tx
+
+
+def _show(rows: list[dict[str, Any]], *, as_json: bool, none: str = "") -> None:
+    """Print rows of the same columns; to a person also that there are none."""
+    if as_json or not sys.stdout.isatty():
+        for row in rows:
+            _print({name: iso_time(value) if isinstance(value, datetime) else value for name, value in row.items()})
+    elif rows:
+        table = Table(*rows[0], box=None)
+        for row in rows:
+            table.add_row(*map(_cell, row.values()))
+        Console(markup=False, highlight=False).print(table)
+    else:
+        click.echo(none)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+    return " ".join(value) if isinstance(value, list) else "-" if value is None else str(value)
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(ujson.dumps(document, escape_forward_slashes=False, ensure_ascii=False))
+
+
+def _say_shown_once() -> None:
+    click.echo("The key is shown only this once: only its hash is kept.", err=True)
 
 
 if __name__ == "__main__":
-    main()
+    admin(prog_name="penstock admin")

@@ -10,6 +10,7 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from common.errors import Refusal
 from common.ledger import projects
@@ -42,11 +43,29 @@ class Caller:
             raise Refusal("forbidden", f"This API key may not do that: it takes a key with the scope {needed}.")
 
 
-def create_key(tx: Tx, project_id: str, scopes: list[str]) -> str:
-    """Store a new key for a project and return it: this once."""
+def create_key(
+    tx: Tx,
+    project_id: str,
+    scopes: list[str],
+    *,
+    expires: datetime | timedelta | None = None,
+    replace: bool = False,
+) -> str:
+    """Store a new key for a project and return it: this once.
+
+    Raises Refusal ``too_many_keys``, unless the one unused for longest may be replaced; ``already_expired``.
+    """
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).digest()
-    projects.create_key(tx, key_id=key_id, project_id=project_id, secret_sha256=digest, scopes=scopes)
+    projects.create_key(
+        tx,
+        key_id=key_id,
+        project_id=project_id,
+        secret_sha256=digest,
+        scopes=scopes,
+        expires=expires,
+        replace=replace,
+    )
     return f"pk_{key_id}_{secret}"
 
 

@@ -79,20 +79,24 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Read the settings. Raises SettingsError at the first one that is missing or unreadable."""
-        environment = os.environ if environment is None else environment
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            name = variable(field.name)
-            if text := environment.get(name):
-                values[field.name] = _read(name, text, str(field.type), field.metadata["least"])
-            elif field.default is dataclasses.MISSING:
-                message = f"{name} is not set. {field.metadata['doc']}"
-                raise SettingsError(message)
-        return cls(**values)
+        return cls(**{field.name: read_setting(field.name, environment) for field in dataclasses.fields(cls)})
 
     def may_read_own(self, bucket: str) -> bool:
         """Return whether the bucket may be read with the service's own key, for a caller who sends none."""
         return bool({bucket, "*"} & set(map(str.strip, self.own_buckets.split(","))))
+
+
+def read_setting(field_name: str, environment: Mapping[str, str] | None = None) -> Any:
+    """Read one setting, for a program that needs no others. Raises SettingsError."""
+    environment = os.environ if environment is None else environment
+    (field,) = (field for field in dataclasses.fields(Settings) if field.name == field_name)
+    name = variable(field_name)
+    if text := environment.get(name):
+        return _read(name, text, str(field.type), field.metadata["least"])
+    if field.default is dataclasses.MISSING:
+        message = f"{name} is not set. {field.metadata['doc']}"
+        raise SettingsError(message)
+    return field.default
 
 
 def variable(field_name: str) -> str:

@@ -18,7 +18,7 @@ from api.callers import ALL_SCOPES, Caller
 from api.desk import Desk
 from common.dispatch import Dispatch
 from common.ledger import chunks, imports
-from common.ledger.projects import create_key, create_project
+from common.ledger.projects import create_key, create_project, revoke_key
 from common.model.chunks import Chunk
 from common.model.imports import Credentials, Import, ImportSpec, ImportStatus
 from common.model.mapping import Mapping
@@ -69,6 +69,7 @@ class Stage:
         with self.runtime.database.transaction() as tx:
             project_id = create_project(tx, uuid.uuid4().hex)
             create_key(tx, key_id=project_id[:12], project_id=project_id, secret_sha256=b"", scopes=ALL_SCOPES)
+            revoke_key(tx, project_id[:12])  # no door ever sees it, and a project has two live ones at most
         self.caller = Caller(project_id, "stage", project_id[:12], frozenset(ALL_SCOPES))
         self.s3 = boto3.client(
             "s3",

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
+from common.errors import Refusal
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
-from common.model.ids import new_id
+from common.ledger.rows import hex_id
+from common.model.ids import new_id, parse_id
 
 _SQL = load_queries("projects")
+
+#: Live keys that a project may have: one in use, and the one that is to follow it.
+MOST_KEYS = 2
+
+
+class Project(NamedTuple):
+    """Whose data it is."""
+
+    id: str
+    name: str
+    #: Active imports that it may have; None for the service's own setting.
+    import_limit: int | None
+    created_at: datetime
 
 
 class Key(NamedTuple):
@@ -21,24 +37,98 @@ class Key(NamedTuple):
     import_limit: int | None
     secret_sha256: bytes
     scopes: frozenset[str]
+    #: Whether its last use was noted more than a minute ago.
+    use_is_due: bool
+
+
+class KeyEntry(NamedTuple):
+    """What may be shown of a key."""
+
+    id: str
+    scopes: list[str]
+    #: ``live``, ``expired`` or ``revoked``.
+    state: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+def has_tables(tx: Tx) -> bool:
+    """Return whether this database was ever migrated."""
+    return bool(tx.one(_SQL["has_tables"]).found)
 
 
 def create_project(tx: Tx, name: str) -> str:
-    """Insert a project and return its id. Raises the driver's UniqueViolation where the name is taken."""
-    project_id = new_id()
-    tx.run(_SQL["insert_project"], id=project_id, name=name)
-    return project_id
+    """Return the id of the project of that name, inserted now where there was none. Safe to run twice."""
+    return hex_id(tx.one(_SQL["ensure_project"], id=new_id(), name=name).id)
 
 
-def find_project(tx: Tx, name: str) -> str | None:
-    """Return the id of the project of that name."""
-    row = tx.one(_SQL["find_project"], name=name)
-    return row.id.replace("-", "") if row else None
+def find_project(tx: Tx, name_or_id: str) -> Project:
+    """Return a project. Raises Refusal ``unknown_project``."""
+    row = tx.one(_SQL["find_project"], id=parse_id(name_or_id), name=name_or_id)
+    if row is None:
+        raise Refusal("unknown_project", f"There is no project {name_or_id[:100]!r}.")
+    return _project(row)
 
 
-def create_key(tx: Tx, *, key_id: str, project_id: str, secret_sha256: bytes, scopes: list[str]) -> None:
-    """Insert a key. The secret itself is for the caller to show, once."""
-    tx.run(_SQL["insert_key"], id=key_id, project_id=project_id, secret_sha256=secret_sha256, scopes=scopes)
+def list_projects(tx: Tx) -> list[Project]:
+    """Return all projects by name."""
+    return [_project(row) for row in tx.all(_SQL["list_projects"])]
+
+
+def set_import_limit(tx: Tx, project_id: str, limit: int | None) -> None:
+    """Set how many active imports the project may have; None for the service's own setting."""
+    tx.run(_SQL["set_import_limit"], id=project_id, import_limit=limit)
+
+
+def create_key(
+    tx: Tx,
+    *,
+    key_id: str,
+    project_id: str,
+    secret_sha256: bytes,
+    scopes: list[str],
+    expires: datetime | timedelta | None = None,
+    replace: bool = False,
+) -> None:
+    """Insert a key. The secret itself is for the caller to show, once.
+
+    Raises Refusal ``too_many_keys`` where two live already, under any race; with ``replace`` the one unused for
+    longest is revoked instead. Raises Refusal ``already_expired``.
+    """
+    tx.run(_SQL["lock_keys"], id=project_id)
+    live = [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id)]
+    while replace and len(live) >= MOST_KEYS:
+        revoke_key(tx, live.pop(0))
+    if len(live) >= MOST_KEYS:
+        text = f"Two keys of this project live already: {' and '.join(live)}. Revoke one of them first."
+        raise Refusal("too_many_keys", text, keys=live)
+    made = tx.one(
+        _SQL["insert_key"],
+        id=key_id,
+        project_id=project_id,
+        secret_sha256=secret_sha256,
+        scopes=scopes,
+        expires_at=expires if isinstance(expires, datetime) else None,
+        expires_after=expires if isinstance(expires, timedelta) else None,
+    )
+    if made.expired:
+        raise Refusal("already_expired", "A key must expire in the future.")
+
+
+def list_keys(tx: Tx, project_id: str) -> list[KeyEntry]:
+    """Return all keys the project ever had, the oldest first."""
+    return [KeyEntry(**row._asdict()) for row in tx.all(_SQL["list_keys"], project_id=project_id)]
+
+
+def revoke_key(tx: Tx, key_id: str) -> datetime:
+    """End a key and return when it was ended. Safe to run twice. Raises Refusal ``unknown_key``."""
+    row = tx.one(_SQL["revoke_key"], id=key_id)
+    if row is None:
+        raise Refusal("unknown_key", f"There is no key {key_id!r}.")
+    revoked_at: datetime = row.revoked_at
+    return revoked_at
 
 
 def find_key(tx: Tx, key_id: str) -> Key | None:
@@ -48,9 +138,20 @@ def find_key(tx: Tx, key_id: str) -> Key | None:
         return None
     return Key(
         row.id,
-        row.project_id.replace("-", ""),
+        hex_id(row.project_id),
         row.project_name,
         row.import_limit,
         bytes(row.secret_sha256),
         frozenset(row.scopes),
+        row.use_is_due,
     )
+
+
+def note_use(tx: Tx, key_id: str) -> None:
+    """Note that a key was used, once a minute at most. Waits for no row and no disk: a lost note is no loss."""
+    tx.run(_SQL["only_if_at_once"])
+    tx.run(_SQL["note_use"], id=key_id)
+
+
+def _project(row: Any) -> Project:
+    return Project(hex_id(row.id), row.name, row.import_limit, row.created_at)

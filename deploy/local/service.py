@@ -208,8 +208,13 @@ class Service:
         self.project = self._create_project()
 
     def _create_project(self) -> Project:
-        """Create the project ``local`` and its key; the command answers with one line of JSON."""
-        answer = json.loads(self.run("api.admin", "create-project", "local").splitlines()[-1])
+        """
+        Create the project ``local`` and its key; the command answers with one line of JSON.
+
+        A stack that was killed left its key in a database of the user's own; of two such the next one replaces
+        the one unused for longest, and a key that is in use stays.
+        """
+        answer = json.loads(self.run("api.admin", "create-project", "local", "--replace").splitlines()[-1])
         return Project(answer["project"]["id"], answer["project"]["name"], answer["apiKey"])
 
     def _start_all(self, workers: int, *, flower: bool) -> None:

@@ -1,17 +1,74 @@
--- name: insert_project
+-- name: has_tables
+-- Whether this database was ever migrated.
+SELECT to_regclass('api_keys') IS NOT NULL AS found
+
+-- name: ensure_project
+-- Does nothing, but for a lock on the row, where the project exists; DO NOTHING would return no id.
 INSERT INTO projects (id, name) VALUES (%(id)s, %(name)s)
+ON CONFLICT (name) DO UPDATE SET name = excluded.name
+RETURNING id
 
 -- name: find_project
-SELECT id FROM projects WHERE name = %(name)s
+-- By id or by name: no name may look like an id.
+SELECT id, name, import_limit, created_at FROM projects WHERE id = %(id)s OR name = %(name)s
+
+-- name: list_projects
+SELECT id, name, import_limit, created_at FROM projects ORDER BY name
+
+-- name: set_import_limit
+UPDATE projects SET import_limit = %(import_limit)s WHERE id = %(id)s
+
+-- name: lock_keys
+-- One new key of a project at a time. Not FOR UPDATE: every new import's foreign key would wait for it.
+SELECT id FROM projects WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: live_keys
+-- The one unused for longest first.
+SELECT id
+FROM api_keys
+WHERE project_id = %(project_id)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+ORDER BY coalesce(last_used_at, created_at), id
 
 -- name: insert_key
-INSERT INTO api_keys (id, project_id, secret_sha256, scopes) VALUES (%(id)s, %(project_id)s, %(secret_sha256)s, %(scopes)s)
+-- Expires at a time, or after a while by the database's clock, or never.
+INSERT INTO api_keys (id, project_id, secret_sha256, scopes, expires_at)
+VALUES (%(id)s, %(project_id)s, %(secret_sha256)s, %(scopes)s,
+        coalesce(%(expires_at)s::timestamptz, now() + %(expires_after)s::interval))
+RETURNING coalesce(expires_at <= now(), false) AS expired
+
+-- name: list_keys
+SELECT id, scopes, created_at, expires_at, last_used_at, revoked_at,
+       CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
+            WHEN expires_at <= now() THEN 'expired'
+            ELSE 'live' END AS state
+FROM api_keys
+WHERE project_id = %(project_id)s
+ORDER BY created_at, id
+
+-- name: revoke_key
+-- The first revocation counts; a second one changes nothing.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %(id)s RETURNING revoked_at
 
 -- name: find_key
 -- Live keys only; whether the secret is right is compared in constant time by the caller.
-SELECT k.id, k.project_id, p.name AS project_name, p.import_limit, k.secret_sha256, k.scopes
+SELECT k.id, k.project_id, p.name AS project_name, p.import_limit, k.secret_sha256, k.scopes,
+       coalesce(k.last_used_at < now() - interval '1 minute', true) AS use_is_due
 FROM api_keys AS k
 JOIN projects AS p ON p.id = k.project_id
 WHERE k.id = %(id)s
   AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: only_if_at_once
+SET LOCAL lock_timeout = '50ms'; SET LOCAL synchronous_commit = off
+
+-- name: note_use
+-- Once a minute for each key: a write a request would make one row the hottest of the database. Who holds it at this
+-- moment is noting the same use or revoking the key, and is not waited for.
+UPDATE api_keys
+SET last_used_at = now()
+WHERE id = (
+    SELECT id
+    FROM api_keys
+    WHERE id = %(id)s AND coalesce(last_used_at < now() - interval '1 minute', true)
+    FOR NO KEY UPDATE SKIP LOCKED)

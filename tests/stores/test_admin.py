@@ -1,0 +1,203 @@
+"""``penstock admin`` from outside: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from api.command import main
+from common.ledger.migrate import read_migrations
+from common.settings import Settings
+from deploy.local.servers import Servers
+from tests.stage import Stage
+
+ROOT = Path(__file__).parents[2]
+Admin = Callable[..., Result]
+
+
+@pytest.fixture
+def admin(settings: Settings) -> Admin:
+    """The command on the stage's database, which needs no other setting."""
+
+    def run(*arguments: str, url: str = settings.database_url) -> Result:
+        return CliRunner(env={"DATABASE_URL": url}).invoke(main, ["admin", *arguments])
+
+    return run
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def project(admin: Admin) -> str:
+    """A project with one key of all scopes."""
+    name = f"project {uuid.uuid4()}"
+    assert lines(admin("create-project", name))
+    return name
+
+
+def test_a_project_is_made_with_a_key_and_found_again(admin: Admin) -> None:
+    name = f"Blumen & Söhne [red] {uuid.uuid4()}"
+    (first,), (second,) = lines(admin("create-project", name)), lines(admin("create-project", name))
+
+    assert first["project"] == second["project"]
+    assert first["project"]["name"] == name
+    assert first["apiKey"] != second["apiKey"]
+    (listed,) = [row for row in lines(admin("list-projects")) if row["name"] == name]
+    assert (listed["id"], listed["importLimit"]) == (first["project"]["id"], None)
+    assert [key["state"] for key in lines(admin("list-keys", first["project"]["id"]))] == ["live", "live"]
+
+
+def test_the_local_stack_can_start_on_the_same_database_again_and_again(admin: Admin) -> None:
+    name = f"local {uuid.uuid4()}"
+    made = [lines(admin("create-project", name, "--replace"))[0]["apiKey"].split("_")[1] for _ in range(4)]
+
+    keys = lines(admin("list-keys", name))
+    assert [key["id"] for key in keys] == made
+    assert [key["state"] for key in keys] == ["revoked", "revoked", "live", "live"]
+
+
+def test_a_key_is_printed_alone_and_only_its_hash_is_kept(admin: Admin, stage: Stage, project: str) -> None:
+    result = admin("create-key", project, "--scope", "push", "--scope", "query", "--scope", "push", "--expires", "90d")
+    key = result.stdout.removesuffix("\n")
+    _, key_id, secret = key.split("_", 2)
+
+    assert "only this once" in result.stderr
+    assert key not in result.stderr
+    (row,) = stage.query("SELECT * FROM api_keys WHERE id = %(id)s", id=key_id)
+    assert bytes(row.secret_sha256) == hashlib.sha256(secret.encode()).digest()
+    listed = admin("list-keys", project)
+    assert secret not in str(row) + listed.output
+    assert row.secret_sha256.hex() not in listed.output
+    shown = lines(listed)[1]
+    assert (shown["id"], shown["scopes"], shown["state"]) == (key_id, ["push", "query"], "live")
+    assert (shown["lastUsedAt"], shown["revokedAt"]) == (None, None)
+    assert shown["expiresAt"] > shown["createdAt"]
+
+
+def test_a_third_key_is_refused_with_what_to_do(admin: Admin, project: str) -> None:
+    admin("create-key", project, "--scope", "push")
+    refused = admin("create-key", project, "--scope", "push")
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    keys = lines(admin("list-keys", project))
+    assert all(key["id"] in refused.stderr for key in keys)
+    assert "Revoke one" in refused.stderr
+
+    assert lines(admin("create-key", project, "--scope", "push", "--replace", "--json"))[0]["apiKey"]
+    assert lines(admin("list-keys", project))[0]["state"] == "revoked"
+
+
+def test_a_key_is_revoked_by_its_id_or_by_itself_and_as_often_as_one_likes(admin: Admin, project: str) -> None:
+    whole = admin("create-key", project, "--scope", "push").stdout.strip()
+    key_id = whole.split("_")[1]
+    first = lines(admin("revoke-key", whole))
+
+    assert first[0]["id"] == key_id
+    assert lines(admin("revoke-key", key_id)) == first
+    assert whole not in admin("revoke-key", whole).output
+    assert admin("revoke-key", "0" * 12).exit_code == 1
+    assert admin("revoke-key", "nonsense").exit_code == 2
+
+
+def test_a_limit_is_set_and_given_back(admin: Admin, project: str) -> None:
+    def limit() -> int | None:
+        (found,) = [row["importLimit"] for row in lines(admin("list-projects")) if row["name"] == project]
+        return found  # type: ignore[no-any-return]
+
+    assert admin("set-limit", project, "3").exit_code == 0
+    assert limit() == 3
+    assert admin("set-limit", project, "default").exit_code == 0
+    assert limit() is None
+    for wrong in ("0", "-1", "many", "1e3", "99999999999"):
+        assert admin("set-limit", project, "--", wrong).exit_code == 2, wrong
+
+
+@pytest.mark.parametrize("name", ["", " ", "a ", "a\nb", "a\x1b[31m", "\u202eabc", "\udc80", "x" * 101, "0" * 32])
+def test_a_name_that_nobody_could_read_or_tell_from_an_id_is_refused(admin: Admin, name: str) -> None:
+    refused = admin("create-project", name)
+
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "name" in refused.stderr
+
+
+@pytest.mark.parametrize("when", ["90", "0d", "-1d", "3651d", "99999d", "soon", "1d2h", "2027-13-01", ""])
+def test_an_expiry_that_cannot_be_read_is_refused(admin: Admin, project: str, when: str) -> None:
+    assert admin("create-key", project, "--scope", "push", f"--expires={when}").exit_code == 2
+
+
+def test_an_expiry_may_be_a_while_or_a_time_but_not_the_past(admin: Admin, project: str) -> None:
+    for when, shown in (("2099-01-31", "2099-01-31T00:00:00.000Z"), ("2099-01-31T01:00+02:00", "2099-01-30T23:00")):
+        assert admin("create-key", project, "--scope", "push", "--expires", when, "--replace").exit_code == 0
+        assert lines(admin("list-keys", project))[-1]["expiresAt"].startswith(shown)
+    refused = admin("create-key", project, "--scope", "push", "--expires", "2020-01-31", "--replace")
+    assert refused.exit_code == 1
+    assert "future" in refused.stderr
+
+
+def test_what_is_not_there_is_said(admin: Admin) -> None:
+    for command in (["list-keys", "nobody"], ["set-limit", "nobody", "1"], ["create-key", "nobody", "--scope", "push"]):
+        refused = admin(*command)
+        assert refused.exit_code == 1
+        assert "no project 'nobody'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "DATABASE_URL is not set"),
+        ("postgresql://penstock:CANARY@127.0.0.1:1/x", "port 1 failed"),
+        ("postgresql://penstock:p@CANARY.invalid/x", "Look at DATABASE_URL"),
+        ("CANARY nonsense", "Look at DATABASE_URL"),
+    ],
+)
+def test_without_a_database_there_is_one_sentence_and_no_password(admin: Admin, url: str, said: str) -> None:
+    refused = admin("list-projects", url=url)
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert isinstance(refused.exception, SystemExit), "a traceback"
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert "CANARY" not in refused.stderr
+
+
+def test_a_bare_database_is_migrated_on_request(admin: Admin, servers: Servers) -> None:
+    url = servers.create_database("bare")
+    refused = admin("create-project", "x", url=url)
+    assert refused.exit_code == 1
+    assert "penstock admin migrate" in refused.stderr
+
+    assert [line["applied"] for line in lines(admin("migrate", url=url))] == [name for name, _ in read_migrations()]
+    assert lines(admin("migrate", url=url)) == []
+    assert lines(admin("create-project", "x", url=url))
+
+
+@pytest.mark.parametrize("module", [["api.command", "admin"], ["api.admin"]])
+def test_a_person_at_a_terminal_gets_a_table(settings: Settings, admin: Admin, project: str, module: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "DATABASE_URL": settings.database_url, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    command = [sys.executable, "-m", *module, "list-keys", project]
+    subprocess.run(command, env=environment, stdout=theirs, stderr=subprocess.PIPE, check=True, timeout=30)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    (key,) = lines(admin("list-keys", project))
+    head, row = shown.splitlines()
+    assert "lastUsedAt" in head
+    assert key["id"] in row
+    assert "push query admin" in row
+    assert "{" not in shown
