@@ -8,6 +8,7 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from api import connect, health, native
+from api.callers import Callers
 from api.web import MAX_BODY, Json, check_host
 from common.runtime import Runtime
 from common.settings import Settings
@@ -21,7 +22,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("penstock", static_folder=None)
     app.url_map.merge_slashes = False
     app.json = Json(app)
-    app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
+    runtime = app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
+    app.extensions["penstock-callers"] = Callers(runtime.database, runtime.failures)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
         API_TITLE="Penstock",

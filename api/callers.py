@@ -1,6 +1,7 @@
 """Who asks: a credential in, a Caller out. Knows no framework and no dialect.
 
 A key is ``pk_<id>_<secret>``: the id finds the row, the secret is 256 random bits of which only the SHA-256 is stored.
+The row is read for every request, so that a revocation counts from the next one on.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from common.errors import Refusal
 from common.ledger import projects
 from common.ledger.database import Database, Tx
+from common.live.failures import Failures
 from common.model.ids import parse_id
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
 
 PUSH, QUERY, ADMIN = "push", "query", "admin"
 ALL_SCOPES = [PUSH, QUERY, ADMIN]
@@ -23,6 +29,10 @@ ALL_SCOPES = [PUSH, QUERY, ADMIN]
 _KEY = re.compile(r"pk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 #: Compared against where no such key exists, so that the answer takes as long.
 _NOBODY = hashlib.sha256(b"nobody").digest()
+
+#: How long a key that opened is spared the count of its address's failures: those may be a neighbour's.
+_KNOWN_SECONDS = 600.0
+_MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +79,79 @@ def create_key(
     return f"pk_{key_id}_{secret}"
 
 
-def identify(database: Database, credential: str | None, *, project: str | None = None) -> Caller:
-    """Return who shows the credential, and, where a dialect sends a project beside it, that they belong together.
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a request shows of itself."""
 
-    Raises Refusal ``unauthenticated``, the same for every cause.
-    """
-    parts = _KEY.fullmatch(credential or "")
-    if not parts:
-        raise _refusal()
-    with database.transaction() as tx:
-        key = projects.find_key(tx, parts[1])
-    digest = hashlib.sha256(parts[2].encode()).digest()
-    if not hmac.compare_digest(digest, key.secret_sha256 if key else _NOBODY) or key is None:
-        raise _refusal()
-    if project is not None and parse_id(project) != key.project_id:
-        raise _refusal()
-    return Caller(key.project_id, key.project_name, key.id, key.scopes, key.import_limit)
+    #: None where it is no key of ours.
+    key_id: str | None
+    digest: bytes
+    #: None where the dialect sends none; else an id, or what is none.
+    project_id: str | None
+
+    @classmethod
+    def read(cls, credential: str, project: str | None) -> _Shown:
+        parts = _KEY.fullmatch(credential)
+        digest = hashlib.sha256((parts[2] if parts else "").encode()).digest()
+        return cls(parts[1] if parts else None, digest, None if project is None else parse_id(project) or "none")
+
+
+class Callers:
+    """Tells who asks. One a process, for all its threads."""
+
+    def __init__(self, database: Database, failures: Failures) -> None:
+        """Take where keys are stored, and where failures are counted."""
+        self._database = database
+        self._failures = failures
+        #: By what opened: until when it is spared. What is here was right once, so strangers cannot fill it.
+        self._known: dict[_Shown, float] = {}
+
+    def identify(self, credential: str | None, *, address: str, project: str | None = None) -> Caller:
+        """Return who shows the credential, and, where a dialect sends a project beside it, that they belong together.
+
+        ``address`` is the client's. Raises Refusal ``unauthenticated``, the same for every cause, and
+        ``too_many_failures``, without a look at the database, where the address or this key at it had too many.
+        """
+        if credential is None:
+            raise _refusal()  # nothing was tried, so nothing is counted
+        shown = _Shown.read(credential, project)
+        known = self._known.get(shown, 0.0) > time.monotonic()
+        wait = 0 if known else self._failures.seconds_to_wait(address, shown.key_id)
+        if wait:
+            text = "Too many requests from your address showed a key that opens nothing. Wait, and try the right one."
+            raise Refusal("too_many_failures", text, retryAfter=wait)
+        key = self._find(shown)
+        if key is None:
+            self._known.pop(shown, None)
+            if wait is not None:  # a Redis that did not answer is not asked twice
+                self._failures.count(address, shown.key_id)
+            raise _refusal()
+        self._spare(shown)
+        self._note_use(key)
+        return Caller(key.project_id, key.project_name, key.id, key.scopes, key.import_limit)
+
+    def _find(self, shown: _Shown) -> projects.Key | None:
+        """Return the live key that was shown, if its secret is right and its project, where one was named."""
+        if shown.key_id is None:
+            return None
+        with self._database.transaction() as tx:
+            key = projects.find_key(tx, shown.key_id)
+        right = hmac.compare_digest(shown.digest, key.secret_sha256 if key else _NOBODY)
+        return key if key and right and shown.project_id in (None, key.project_id) else None
+
+    def _spare(self, shown: _Shown) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[shown] = time.monotonic() + _KNOWN_SECONDS
+
+    def _note_use(self, key: projects.Key) -> None:
+        if not key.use_is_due:
+            return
+        try:
+            with self._database.transaction() as tx:
+                projects.note_use(tx, key.id)
+        except Exception as error:  # noqa: BLE001  a database that only reads, say: the caller is known all the same
+            log.warning("use_not_noted", key_id=key.id, error=type(error).__name__)
 
 
 def _refusal() -> Refusal:

@@ -17,6 +17,7 @@ _HTTP_STATUS = {
     "not_found": 404,
     "import_ended": 409,
     "too_many_active_imports": 429,
+    "too_many_failures": 429,
 }
 
 

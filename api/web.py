@@ -13,7 +13,7 @@ from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
-from api.callers import Caller, identify
+from api.callers import Caller, Callers
 from api.desk import Desk, Started
 from common.errors import Refusal
 from common.runtime import Runtime
@@ -52,7 +52,13 @@ def desk() -> Desk:
 def bearer() -> Caller:
     """Return the caller of ``Authorization: Bearer <key>``. Raises Refusal."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return identify(runtime().database, key.strip() if scheme.lower() == "bearer" else None)
+    return identify(key.strip() if scheme.lower() == "bearer" else None)
+
+
+def identify(credential: str | None, *, project: str | None = None) -> Caller:
+    """Return the caller that shows the credential, and the project if its dialect sends one. Raises Refusal."""
+    callers = cast(Callers, current_app.extensions["penstock-callers"])
+    return callers.identify(credential, address=request.remote_addr or "", project=project)
 
 
 class JsonParser(FlaskParser):

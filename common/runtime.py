@@ -11,6 +11,7 @@ from common.errors import Terminal
 from common.ledger import imports as imports_ledger
 from common.ledger.database import Database
 from common.live.connection import Live
+from common.live.failures import Failures
 from common.live.progress import ProgressBoard
 from common.live.seen import Seen
 from common.live.slots import Slots
@@ -33,6 +34,7 @@ class Runtime:
     seen: Seen
     progress: ProgressBoard
     slots: Slots
+    failures: Failures
     sealer: Sealer
     #: By import: the last use, and the client.
     _clients: dict[str, tuple[float, objects.Objects]] = field(default_factory=dict, repr=False)
@@ -48,6 +50,7 @@ class Runtime:
             seen=Seen(live, most_ids=settings.seen_ids, seconds=settings.seen_seconds),
             progress=ProgressBoard(live),
             slots=Slots(live),
+            failures=Failures(live, most=settings.auth_failures),
             sealer=Sealer(settings.sealing_keys),
         )
 

@@ -45,6 +45,11 @@ class Settings:
         "Rejected lines above which an import fails, unless its request allows fewer.", 1_000_000, least=0
     )
     max_line_bytes: int = setting("Length above which a line is rejected.", MIB)
+    auth_failures: int = setting(
+        "Requests a minute that an address may send with a wrong key, a tenth of it with one key's id; 0: no limit.",
+        100,
+        least=0,
+    )
     secret_days: int = setting("Days after which a caller's S3 credentials are deleted in any case.", 7)
 
     chunk_bytes: int = setting("Size of a chunk: the unit of work, retry and commit.", 8 * MIB)

@@ -6,9 +6,9 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from api.callers import Caller, identify
+from api.callers import Caller
 from api.connect import parse, render
-from api.web import desk, headers_of, idempotency_key, link, read_json, replayed_header, runtime, status_of
+from api.web import desk, headers_of, idempotency_key, identify, link, read_json, replayed_header, status_of
 from common.errors import Refusal, Transient
 
 blueprint = Blueprint("connect", __name__)
@@ -50,4 +50,4 @@ def refuse_http(error: HTTPException) -> ResponseReturnValue:
 
 def _caller() -> Caller:
     project = request.headers.get("X-Project-Id", "")
-    return identify(runtime().database, request.headers.get("X-API-Key"), project=project)
+    return identify(request.headers.get("X-API-Key"), project=project)

@@ -1,0 +1,87 @@
+"""How often a key was shown that opens nothing: above a limit Postgres is no longer asked.
+
+Own code and not the ``limits`` library: that keeps a Redis key for each counter, as many as strangers care to make,
+and this Redis is the queue too. Here one hash has all counts, of a bounded number of names, and ends a minute after
+its first. Nobody can guess 256 bits: the limit keeps floods off Postgres, so where it knows nothing it refuses nobody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.resources import files
+from typing import cast
+
+import redis
+
+from common.live.connection import Live
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_KEY = "penstock:failures"
+_SCRIPT = (files("common.live") / "lua" / "count_failures.lua").read_text()
+_SECONDS = 60
+#: Addresses, and keys at addresses, that are counted; about 100 bytes each. Who finds no room is not limited: to
+#: refuse him would let whoever fills the hash lock out everybody else.
+_MOST_NAMES = 20_000
+
+
+class Failures:
+    """This minute's failures, by address, and by address and key."""
+
+    def __init__(self, live: Live, *, most: int) -> None:
+        """Take how many an address may have; a tenth of it for one key at an address. 0 is no limit."""
+        self._live = live
+        self._most = most
+
+    def seconds_to_wait(self, address: str, key_id: str | None) -> int | None:
+        """Return how long the caller has to wait, 0 where it may try now; None where Redis does not say.
+
+        ``key_id`` is None where what was shown is no key of ours.
+        """
+        if not self._most:
+            return 0
+        limits = self._limits(address, key_id)
+        return self._live.ask(lambda client: _seconds_to_wait(client, limits), otherwise=None)
+
+    def count(self, address: str, key_id: str | None) -> None:
+        """Count a failure. May be lost."""
+        if not self._most:
+            return
+        limits = self._limits(address, key_id)
+        nothing: list[int] = []
+        counts = self._live.ask(lambda client: _count(client, list(limits)), otherwise=nothing)
+        for name, count in zip(limits, counts, strict=False):
+            if count == limits[name]:
+                # Once a minute for each; an address alone, or with the id of the key.
+                log.warning("too_many_failures", who=name, failures=count)
+
+    def _limits(self, address: str, key_id: str | None) -> dict[str, int]:
+        """Return the names that a failure is counted under, and the most failures of each."""
+        network = _network(address)
+        one_key = {f"{network} {key_id}": max(self._most // 10, 1)} if key_id else {}
+        return {network: self._most, **one_key}
+
+
+def _seconds_to_wait(client: redis.Redis, limits: dict[str, int]) -> int:
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hmget(_KEY, list(limits))
+        pipe.ttl(_KEY)
+        counts, left = pipe.execute()
+    over = any(int(count or 0) >= most for count, most in zip(counts, limits.values(), strict=True))
+    return max(left, 1) if over else 0
+
+
+def _count(client: redis.Redis, names: list[str]) -> list[int]:
+    return cast(list[int], client.register_script(_SCRIPT)(keys=[_KEY], args=[_MOST_NAMES, _SECONDS, *names]))
+
+
+def _network(address: str) -> str:
+    """Return whom an address stands for. Of IPv6 its /64: whoever has one has all of it."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return "unknown"  # a socket of the file system, say
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))

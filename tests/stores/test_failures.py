@@ -1,0 +1,100 @@
+"""Counts of failed authentications: by address and by key at an address, bounded, gone after a minute."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from common.live import failures
+from common.live.connection import Live
+from common.live.failures import Failures
+from tests.stage import Stage
+
+KEY, OTHER_KEY = "0" * 12, "1" * 12
+
+
+@pytest.fixture
+def counted(stage: Stage) -> Failures:
+    return Failures(Live(stage.settings.redis_url, timeout_seconds=2), most=20)
+
+
+@pytest.fixture
+def client(stage: Stage) -> redis.Redis:
+    return redis.Redis.from_url(stage.settings.redis_url)
+
+
+def test_a_key_at_an_address_is_refused_after_a_tenth_of_what_the_address_may(counted: Failures) -> None:
+    assert counted.seconds_to_wait("10.0.0.1", KEY) == 0
+    for _ in range(2):
+        counted.count("10.0.0.1", KEY)
+
+    assert 55 <= (counted.seconds_to_wait("10.0.0.1", KEY) or 0) <= 60
+    assert counted.seconds_to_wait("10.0.0.1", OTHER_KEY) == 0
+    assert counted.seconds_to_wait("10.0.0.2", KEY) == 0
+
+    for _ in range(18):
+        counted.count("10.0.0.1", None)
+    assert counted.seconds_to_wait("10.0.0.1", OTHER_KEY)
+    assert counted.seconds_to_wait("10.0.0.1", None)
+    assert counted.seconds_to_wait("10.0.0.2", KEY) == 0
+
+
+def test_counts_end_a_minute_after_the_first_and_never_stay(counted: Failures, client: redis.Redis) -> None:
+    counted.count("10.0.0.1", KEY)
+    client.expire("penstock:failures", 30)
+    counted.count("10.0.0.1", KEY)
+    assert counted.seconds_to_wait("10.0.0.1", KEY) in (29, 30), "a later failure made the wait longer"
+
+    client.persist("penstock:failures")
+    counted.count("10.0.0.1", KEY)
+    assert client.ttl("penstock:failures") > 0
+
+
+def test_whoever_has_a_network_of_ipv6_is_one_caller(counted: Failures) -> None:
+    for n in range(20):
+        counted.count(f"2001:db8:0:7::{n:x}", None)
+
+    assert counted.seconds_to_wait("2001:db8:0:7:ffff::1", None)
+    assert counted.seconds_to_wait("2001:db8:0:8::1", None) == 0
+
+
+def test_an_address_of_ipv4_is_the_same_in_the_dress_of_ipv6(counted: Failures) -> None:
+    for _ in range(20):
+        counted.count("::ffff:10.0.0.1", None)
+
+    assert counted.seconds_to_wait("10.0.0.1", None)
+
+
+def test_memory_is_bounded_whatever_is_sent(
+    counted: Failures, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_MOST_NAMES", 50)
+    counted.count("10.0.0.1", None)
+    for n in range(100):
+        counted.count("10.0.0.2", f"{n:012x}")
+    counted.count("x" * 100_000, None)
+    counted.count("", None)
+    counted.count("fe80::1%eth0", None)
+
+    assert client.hlen("penstock:failures") == 50
+    assert client.keys("penstock:failures*") == [b"penstock:failures"]
+    assert max(map(len, client.hkeys("penstock:failures"))) < 60
+    for _ in range(19):
+        counted.count("10.0.0.1", None)
+    assert counted.seconds_to_wait("10.0.0.1", None), "who is in the hash is counted on"
+    assert counted.seconds_to_wait("10.9.9.9", None) == 0, "who finds no room is not refused"
+
+
+def test_a_limit_of_none_counts_nothing(stage: Stage, client: redis.Redis) -> None:
+    off = Failures(Live(stage.settings.redis_url, timeout_seconds=2), most=0)
+    off.count("10.0.0.1", KEY)
+
+    assert off.seconds_to_wait("10.0.0.1", KEY) == 0
+    assert not client.exists("penstock:failures")
+
+
+def test_without_redis_nobody_is_refused() -> None:
+    away = Failures(Live("redis://127.0.0.1:1/0", timeout_seconds=0.2), most=1)
+    away.count("10.0.0.1", KEY)
+
+    assert away.seconds_to_wait("10.0.0.1", KEY) is None
