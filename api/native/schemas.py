@@ -134,6 +134,12 @@ class HistoryReply(Schema):
     at = fields.String()
 
 
+class CreatedByReply(Schema):
+    """Who asked for the import: the id of the key, which is no secret."""
+
+    keyId = fields.String()  # noqa: N815
+
+
 class LinksReply(Schema):
     """Where to go from here."""
 
@@ -151,6 +157,7 @@ class ImportReply(Schema):
     createdAt = fields.String()  # noqa: N815
     startedAt = fields.String(allow_none=True)  # noqa: N815
     finishedAt = fields.String(allow_none=True)  # noqa: N815
+    createdBy = fields.Nested(CreatedByReply, allow_none=True)  # noqa: N815
     source = fields.Nested(SourceReply)
     format = fields.String()
     compression = fields.String()

@@ -291,4 +291,5 @@ def _status(row: Any) -> ImportStatus:
         progress=progress,
         error=Failure(row.error_code, row.error_message) if row.error_code else None,
         history=tuple((ImportState(state), datetime.fromisoformat(at)) for state, at in row.history),
+        key_id=row.api_key_id,
     )

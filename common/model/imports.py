@@ -179,6 +179,8 @@ class ImportStatus:
     progress: Progress
     error: Failure | None
     history: tuple[tuple[ImportState, datetime], ...]
+    #: The id of the key that made it.
+    key_id: str | None = None
 
     def as_admitted(self) -> ImportStatus:
         """Return the status as it was when the import's row was written: what its first caller was told."""

@@ -100,6 +100,18 @@ def test_wrong_keys_are_refused_above_the_limit_before_postgres_is_asked(
     assert set(answer.get_json()) == {"errorMessage", "retryAfter"}
 
 
+def test_an_import_tells_which_key_made_it(client: FlaskClient, key: str, stage: Stage) -> None:
+    source = {"url": "s3://bucket/key", "accessKeyId": "a", "secretAccessKey": "s"}
+    headers = {"Authorization": f"Bearer {key}"}
+    made = client.post("/api/imports", json={"collection": "c", "source": source}, headers=headers).get_json()
+    stage.start(b"")
+    theirs, ours = client.get("/api/imports", headers=headers).get_json()["items"]
+
+    assert made["createdBy"] == ours["createdBy"] == {"keyId": key.split("_")[1]}
+    assert theirs["createdBy"] == {"keyId": stage.caller.key_id}
+    assert key.split("_", 2)[2] not in str(made)
+
+
 def test_one_wrong_key_is_refused_before_its_address_is(client: FlaskClient, key: str) -> None:
     assert flood(lambda: ask(client, WRONG)) == 10
     assert flood(lambda: ask(client, WRONG[:-1] + "b")) == 0, "another secret of the same key"

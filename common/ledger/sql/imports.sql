@@ -149,7 +149,7 @@ GROUP BY i.id
 
 -- name: read_status
 SELECT i.id, i.number, i.state, l.name AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
-       now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message,
+       now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message, i.api_key_id,
        i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
        (SELECT count(*) FROM chunks AS c
         WHERE c.import_id = i.id AND c.state = 'leased' AND i.state = 'running') AS chunks_running,

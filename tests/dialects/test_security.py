@@ -1,0 +1,140 @@
+"""Every route against every kind of caller. The routes are the app's own: one without an entry here fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key
+from tests.dialects.connect import seed
+from tests.stage import Stage, event, ndjson
+
+#: Routes that ask nobody who they are: they tell nothing of anybody's.
+OPEN = {"GET /healthz", "GET /readyz", "GET /api/openapi.json"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a route answers."""
+
+    #: Scopes that open it, beside admin, which opens all.
+    scopes: set[str]
+    right: int
+    #: To the key of another project, which asks with the same path.
+    elsewhere: int
+    body: bytes = b""
+
+
+NATIVE_REQUEST = (
+    b"""{"collection": "c", "source": {"url": "s3://bucket/key", "accessKeyId": "a", "secretAccessKey": "s"}}"""
+)
+READ, WRITE = {PUSH, QUERY}, {PUSH}
+ENTRIES = {
+    "POST /event-import": Entry(WRITE, 201, 201, seed.REQUEST.encode()),
+    "GET /event-import/<import_id>": Entry(READ, 200, 404),
+    "POST /api/imports": Entry(WRITE, 201, 201, NATIVE_REQUEST),
+    "GET /api/imports": Entry(READ, 200, 200),
+    "GET /api/imports/<import_id>": Entry(READ, 200, 404),
+    "POST /api/imports/<import_id>/cancel": Entry(WRITE, 200, 404),
+    "GET /api/imports/<import_id>/errors": Entry(READ, 200, 404),
+}
+
+#: The kind of caller, the key it shows, and what each route answers to it.
+Expected = Callable[[Entry], int]
+CALLERS: dict[str, Expected] = {
+    "no key": lambda _: 401,
+    "nonsense": lambda _: 401,
+    "a key that never was": lambda _: 401,
+    "another secret": lambda _: 401,
+    "a revoked key": lambda _: 401,
+    "an expired key": lambda _: 401,
+    "another project's key": lambda entry: entry.elsewhere,
+    "an address with too many failures": lambda _: 429,
+    **{
+        f"a key for {scope}": lambda entry, scope=scope: entry.right if scope in {*entry.scopes, ADMIN} else 403
+        for scope in ALL_SCOPES
+    },
+}
+
+
+def test_every_route_has_its_entry(client: FlaskClient) -> None:
+    rules = client.application.url_map.iter_rules()
+    routes = {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+
+    assert routes == {*ENTRIES, *OPEN}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_every_route_answers_every_caller_as_it_should(client: FlaskClient, stage: Stage, caller: str) -> None:
+    other = Stage(stage.settings, stage.bucket)
+    key, project_id = make(caller, stage, other), (other if "another project" in caller else stage).caller.project_id
+    import_id = stage.start(ndjson(event("a")), collection="canary")
+    for n, (route, entry) in enumerate(ENTRIES.items()):
+        address = f"10.0.0.{n}"
+        if "failures" in caller:
+            fail_often(client, address)
+        method, rule = route.split(" ")
+        for verb in ("HEAD", "GET") if method == "GET" else (method,):
+            answer = client.open(
+                rule.replace("<import_id>", import_id),
+                method=verb,
+                data=entry.body or None,
+                headers={**shown(rule, key, project_id), "Content-Type": "application/json"},
+                environ_overrides={"REMOTE_ADDR": address},
+            )
+            assert answer.status_code == CALLERS[caller](entry), f"{verb} {rule}"
+            if answer.status_code != entry.right or "another project" in caller:
+                assert "canary" not in answer.text, f"{verb} {rule}"
+    other.close()
+
+
+def test_what_is_open_to_everybody_needs_no_key(client: FlaskClient) -> None:
+    fail_often(client, "127.0.0.1")
+    for route in OPEN:
+        assert client.get(route.split(" ")[1]).status_code == 200, route
+
+
+def test_a_key_shown_beside_another_projects_id_opens_neither(client: FlaskClient, stage: Stage, key: str) -> None:
+    other = Stage(stage.settings, stage.bucket)
+    for rule, entry in ENTRIES.items():
+        method, path = rule.split(" ")
+        if "X-Project-Id" in shown(path, key, ""):
+            headers = shown(path, key, other.caller.project_id)
+            for import_id in (stage.start(b""), other.start(b"")):
+                address = path.replace("<import_id>", import_id)
+                assert client.open(address, method=method, data=entry.body, headers=headers).status_code == 401
+    other.close()
+
+
+def make(caller: str, stage: Stage, other: Stage) -> str | None:
+    """Return the key that this kind of caller shows."""
+    if caller in ("no key", "nonsense"):
+        return None if caller == "no key" else "nonsense"
+    if caller in ("a key that never was", "an address with too many failures"):
+        return "pk_000000000000_" + "a" * 43
+    scopes = [scope for scope in ALL_SCOPES if caller == f"a key for {scope}"] or ALL_SCOPES
+    owner = other if caller == "another project's key" else stage
+    with stage.runtime.database.transaction() as tx:
+        key = create_key(tx, owner.caller.project_id, scopes)
+        ended = {"a revoked key": "revoked_at", "an expired key": "expires_at"}.get(caller)
+        if ended:
+            tx.run(f"UPDATE api_keys SET {ended} = now() WHERE id = %(id)s", id=key.split("_")[1])
+    return key if caller != "another secret" else key[:-1] + ("a" if key[-1] != "a" else "b")
+
+
+def shown(path: str, key: str | None, project_id: str) -> dict[str, Any]:
+    """Return how the wire of this path shows a key."""
+    if path.startswith("/event-import"):
+        return {"X-Project-Id": project_id, **({"X-API-Key": key} if key else {})}
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def fail_often(client: FlaskClient, address: str) -> None:
+    """Show wrong keys until the address has to wait."""
+    for n in range(101):
+        headers = {"Authorization": f"Bearer pk_{n:012x}_{'b' * 43}"}
+        client.get("/api/imports", headers=headers, environ_overrides={"REMOTE_ADDR": address})
