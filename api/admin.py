@@ -91,12 +91,13 @@ def create_project(name: str, *, replace: bool, as_json: bool) -> None:
     """Create a project, or find it by its name, and a key of all scopes for it."""
     with _transaction() as tx:
         project_id = projects.create_project(tx, name)
-        key = create_key(tx, project_id, ALL_SCOPES, replace=replace)
+        revoked = projects.make_room(tx, project_id) if replace else []
+        key = create_key(tx, project_id, ALL_SCOPES)
     if as_json or not sys.stdout.isatty():
         _print({"project": {"id": project_id, "name": name}, "apiKey": key})
     else:
         click.echo(f"Project  {name}\nId       {project_id}\nKey      {key}")
-    _say_shown_once()
+    _say_what_to_know(revoked)
 
 
 @admin.command("list-projects")
@@ -104,20 +105,20 @@ def create_project(name: str, *, replace: bool, as_json: bool) -> None:
 def list_projects(*, as_json: bool) -> None:
     """List all projects."""
     with _transaction() as tx:
-        found = projects.list_projects(tx)
-    rows = [
-        {"id": row.id, "name": row.name, "importLimit": row.import_limit, "createdAt": row.created_at} for row in found
-    ]
+        rows = [_row(found) for found in projects.list_projects(tx)]
     _show(rows, as_json=as_json, none="There is no project yet: penstock admin create-project NAME makes one.")
 
 
 @admin.command("set-limit")
 @click.argument("project")
 @click.argument("limit", type=import_limit, metavar="LIMIT|default")
-def set_limit(project: str, limit: int) -> None:
+@as_json
+def set_limit(project: str, limit: int, *, as_json: bool) -> None:
     """Set how many active imports a project may have; "default" for the service's own setting."""
     with _transaction() as tx:
         projects.set_import_limit(tx, projects.find_project(tx, project).id, limit or None)
+        rows = [_row(projects.find_project(tx, project))]
+    _show(rows, as_json=as_json)
 
 
 @admin.command("create-key")
@@ -137,12 +138,13 @@ def create_project_key(
     """
     with _transaction() as tx:
         found = projects.find_project(tx, project)
-        key = create_key(tx, found.id, list(dict.fromkeys(scopes)), expires=expires, replace=replace)
+        revoked = projects.make_room(tx, found.id) if replace else []
+        key = create_key(tx, found.id, list(dict.fromkeys(scopes)), expires=expires)
     if as_json:
         _print({"project": {"id": found.id, "name": found.name}, "apiKey": key})
     else:
         click.echo(key)
-    _say_shown_once()
+    _say_what_to_know(revoked)
 
 
 @admin.command("list-keys")
@@ -160,7 +162,6 @@ def list_keys(project: str, *, as_json: bool) -> None:
             "createdAt": row.created_at,
             "expiresAt": row.expires_at,
             "lastUsedAt": row.last_used_at,
-            "revokedAt": row.revoked_at,
         }
         for row in found
     ]
@@ -212,12 +213,24 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool, none: str = "") -> None:
         for row in rows:
             _print({name: iso_time(value) if isinstance(value, datetime) else value for name, value in row.items()})
     elif rows:
-        table = Table(*rows[0], box=None)
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for name in rows[0]:
+            # What is cut or broken cannot be copied; names and scopes can be read on two lines.
+            table.add_column(name, no_wrap=name == "id" or name.endswith("At"))
         for row in rows:
             table.add_row(*map(_cell, row.values()))
         Console(markup=False, highlight=False).print(table)
     else:
         click.echo(none)
+
+
+def _row(project: projects.Project) -> dict[str, Any]:
+    return {
+        "id": project.id,
+        "name": project.name,
+        "importLimit": project.import_limit,
+        "createdAt": project.created_at,
+    }
 
 
 def _cell(value: Any) -> str:
@@ -230,8 +243,10 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(ujson.dumps(document, escape_forward_slashes=False, ensure_ascii=False))
 
 
-def _say_shown_once() -> None:
-    click.echo("The key is shown only this once: only its hash is kept.", err=True)
+def _say_what_to_know(revoked: list[str]) -> None:
+    click.echo("The key is shown only this once: what is kept is its hash.", err=True)
+    for key_id in revoked:
+        click.echo(f"{key_id}, the key unused for longest, is revoked.", err=True)
 
 
 if __name__ == "__main__":

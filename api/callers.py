@@ -59,11 +59,10 @@ def create_key(
     scopes: list[str],
     *,
     expires: datetime | timedelta | None = None,
-    replace: bool = False,
 ) -> str:
     """Store a new key for a project and return it: this once.
 
-    Raises Refusal ``too_many_keys``, unless the one unused for longest may be replaced; ``already_expired``.
+    Raises Refusal ``too_many_keys`` where two live already, and ``already_expired``.
     """
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).digest()
@@ -74,7 +73,6 @@ def create_key(
         secret_sha256=digest,
         scopes=scopes,
         expires=expires,
-        replace=replace,
     )
     return f"pk_{key_id}_{secret}"
 

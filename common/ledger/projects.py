@@ -51,7 +51,6 @@ class KeyEntry(NamedTuple):
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
-    revoked_at: datetime | None
 
 
 def has_tables(tx: Tx) -> bool:
@@ -90,17 +89,12 @@ def create_key(
     secret_sha256: bytes,
     scopes: list[str],
     expires: datetime | timedelta | None = None,
-    replace: bool = False,
 ) -> None:
     """Insert a key. The secret itself is for the caller to show, once.
 
-    Raises Refusal ``too_many_keys`` where two live already, under any race; with ``replace`` the one unused for
-    longest is revoked instead. Raises Refusal ``already_expired``.
+    Raises Refusal ``too_many_keys`` where two live already, under any race, and ``already_expired``.
     """
-    tx.run(_SQL["lock_keys"], id=project_id)
-    live = [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id)]
-    while replace and len(live) >= MOST_KEYS:
-        revoke_key(tx, live.pop(0))
+    live = _lock_live_keys(tx, project_id)
     if len(live) >= MOST_KEYS:
         text = f"Two keys of this project live already: {' and '.join(live)}. Revoke one of them first."
         raise Refusal("too_many_keys", text, keys=live)
@@ -115,6 +109,15 @@ def create_key(
     )
     if made.expired:
         raise Refusal("already_expired", "A key must expire in the future.")
+
+
+def make_room(tx: Tx, project_id: str) -> list[str]:
+    """Revoke the keys unused for longest until another may be made, and return their ids."""
+    live = _lock_live_keys(tx, project_id)
+    surplus = live[: max(len(live) - MOST_KEYS + 1, 0)]
+    for key_id in surplus:
+        revoke_key(tx, key_id)
+    return surplus
 
 
 def list_keys(tx: Tx, project_id: str) -> list[KeyEntry]:
@@ -151,6 +154,12 @@ def note_use(tx: Tx, key_id: str) -> None:
     """Note that a key was used, once a minute at most. Waits for no row and no disk: a lost note is no loss."""
     tx.run(_SQL["only_if_at_once"])
     tx.run(_SQL["note_use"], id=key_id)
+
+
+def _lock_live_keys(tx: Tx, project_id: str) -> list[str]:
+    """Return the ids of live keys, the one unused for longest first; nobody else makes one before the commit."""
+    tx.run(_SQL["lock_keys"], id=project_id)
+    return [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id)]
 
 
 def _project(row: Any) -> Project:

@@ -21,7 +21,7 @@ log = get_logger(__name__)
 _KEY = "penstock:failures"
 _SCRIPT = (files("common.live") / "lua" / "count_failures.lua").read_text()
 _SECONDS = 60
-#: Addresses, and keys at addresses, that are counted; about 100 bytes each. Who finds no room is not limited: to
+#: Addresses, and keys at addresses, that are counted: 1 MB when all are taken. Who finds no room is not limited: to
 #: refuse him would let whoever fills the hash lock out everybody else.
 _MOST_NAMES = 20_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,10 @@ from common.ledger import projects
 from tests.stage import Stage
 
 
-def make_key(stage: Stage, **more: object) -> str:
+def make_key(stage: Stage, **more: Any) -> str:
     """Create a key and return its id."""
     with stage.worker().database.transaction() as tx:
-        return create_key(tx, stage.caller.project_id, [PUSH], **more).split("_")[1]  # type: ignore[arg-type]
+        return create_key(tx, stage.caller.project_id, [PUSH], **more).split("_")[1]
 
 
 def live_keys(stage: Stage) -> list[str]:
@@ -61,14 +62,17 @@ def test_of_twelve_that_are_made_at_once_two_live(stage: Stage) -> None:
     assert sorted(made) == sorted(live_keys(stage))
 
 
-def test_replacing_ends_the_key_unused_for_longest(stage: Stage) -> None:
-    used, unused = make_key(stage), make_key(stage)
+def test_room_is_made_by_ending_the_key_unused_for_longest(stage: Stage) -> None:
+    used = make_key(stage)
+    with stage.runtime.database.transaction() as tx:
+        assert projects.make_room(tx, stage.caller.project_id) == []
+    unused = make_key(stage)
     with stage.runtime.database.transaction() as tx:
         projects.note_use(tx, used)
-    fresh = make_key(stage, replace=True)
+    with stage.runtime.database.transaction() as tx:
+        assert projects.make_room(tx, stage.caller.project_id) == [unused]
 
-    assert sorted(live_keys(stage)) == sorted([used, fresh])
-    assert unused not in live_keys(stage)
+    assert live_keys(stage) == [used]
 
 
 def test_a_key_must_expire_in_the_future(stage: Stage) -> None:

@@ -37,7 +37,7 @@ VALUES (%(id)s, %(project_id)s, %(secret_sha256)s, %(scopes)s,
 RETURNING coalesce(expires_at <= now(), false) AS expired
 
 -- name: list_keys
-SELECT id, scopes, created_at, expires_at, last_used_at, revoked_at,
+SELECT id, scopes, created_at, expires_at, last_used_at,
        CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
             WHEN expires_at <= now() THEN 'expired'
             ELSE 'live' END AS state
