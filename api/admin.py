@@ -22,7 +22,7 @@ from api.callers import ALL_SCOPES, create_key
 from api.rendering import iso_time
 from common.errors import Refusal, Transient
 from common.ledger import migrate, projects
-from common.ledger.database import Database, Tx
+from common.ledger.database import Database, DriverError, Tx
 from common.model.ids import parse_id
 from common.settings import SettingsError, read_setting
 
@@ -125,7 +125,10 @@ def set_limit(project: str, limit: int, *, as_json: bool) -> None:
 @click.argument("project")
 @click.option("--scope", "scopes", type=click.Choice(ALL_SCOPES), multiple=True, required=True, help="May be repeated.")
 @click.option(
-    "--expires", type=expiry, metavar="WHEN", help="90d, 12h or 2027-01-31; without it the key lives until revoked."
+    "--expires",
+    type=expiry,
+    metavar="WHEN",
+    help="90d, 12h or 2027-01-31 (UTC); without it the key lives until revoked.",
 )
 @click.option("--replace", is_flag=True, help="Where two keys live, revoke the one unused for longest.")
 @as_json
@@ -193,10 +196,12 @@ def _database() -> Iterator[Database]:
     except Transient as error:
         # Of the driver's words only those that cannot hold a part of the URL's password.
         words = re.match("(?:connection to server at|canceling statement due to) .*", str(error))
-        text = f"The database did not do it{f': {words[0]}' if words else ''}."
-        raise click.ClickException(
-            f"{text} Look at DATABASE_URL and whether the server runs, then try again."
-        ) from None
+        said = f": {words[0]}" if words else ""
+        text = f"The database did not do it{said}. Look at DATABASE_URL and whether the server runs, then try again."
+        raise click.ClickException(text) from None
+    except DriverError as error:
+        said = str(error).partition("\n")[0]
+        raise click.ClickException(f"The database refused: {said}.") from None
 
 
 @contextmanager

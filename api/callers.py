@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from common.errors import Refusal
+from common.errors import PenstockError, Refusal
 from common.ledger import projects
-from common.ledger.database import Database, Tx
+from common.ledger.database import Database, DriverError, Tx
 from common.live.failures import Failures
 from common.model.ids import parse_id
 from common.telemetry import get_logger
@@ -148,7 +148,7 @@ class Callers:
         try:
             with self._database.transaction() as tx:
                 projects.note_use(tx, key.id)
-        except Exception as error:  # noqa: BLE001  a database that only reads, say: the caller is known all the same
+        except (PenstockError, DriverError) as error:  # the caller is known all the same
             log.warning("use_not_noted", key_id=key.id, error=type(error).__name__)
 
 

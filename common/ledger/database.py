@@ -19,6 +19,9 @@ import psycopg2.extras
 
 from common.errors import Terminal, Transient
 
+#: What ``transaction`` lets through of the driver's: a right that the role lacks, a database that only reads.
+DriverError = psycopg2.Error
+
 
 class Readable(Protocol):
     """What COPY reads its rows from."""

@@ -186,6 +186,19 @@ def test_a_bare_database_is_migrated_on_request(admin: Admin, servers: Servers) 
     assert lines(admin("create-project", "x", url=url))
 
 
+def test_a_role_that_may_not_is_told_so(admin: Admin, servers: Servers, stage: Stage) -> None:
+    url = servers.create_database("guarded")
+    assert lines(admin("migrate", url=url))
+    stage.query("CREATE ROLE nobody LOGIN PASSWORD 'CANARY'; SELECT 1")
+    theirs = url.replace(url.split("//")[1].split("@")[0], "nobody:CANARY")
+    for command in (["list-projects"], ["create-project", "x"], ["migrate"]):
+        refused = admin(*command, url=theirs)
+        assert refused.exit_code == 1, refused.output
+        assert isinstance(refused.exception, SystemExit), "a traceback"
+        assert "permission denied" in refused.stderr
+        assert "CANARY" not in refused.stderr
+
+
 @pytest.mark.parametrize("module", ["api.command admin", "api.admin"])
 def test_a_person_at_a_terminal_gets_a_table(admin: Admin, servers: Servers, module: str) -> None:
     url = servers.create_database("terminal-" + module.split(".")[1].replace(" ", "-"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from common.live import failures
 from common.live.connection import Live
@@ -83,6 +84,14 @@ def test_memory_is_bounded_whatever_is_sent(
         counted.count("10.0.0.1", None)
     assert counted.seconds_to_wait("10.0.0.1", None), "who is in the hash is counted on"
     assert counted.seconds_to_wait("10.9.9.9", None) == 0, "who finds no room is not refused"
+
+
+def test_an_operator_is_told_once_a_minute_who_it_is(counted: Failures) -> None:
+    with capture_logs() as told:
+        for _ in range(30):
+            counted.count("10.0.0.1", KEY)
+
+    assert [line["who"] for line in told] == [f"10.0.0.1 {KEY}", "10.0.0.1"]
 
 
 def test_a_limit_of_none_counts_nothing(stage: Stage, client: redis.Redis) -> None:
