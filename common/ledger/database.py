@@ -66,10 +66,14 @@ _SESSION = (
     " -c lock_timeout=60s"
     # A process stopped between two statements keeps its uncommitted keys locked; this ends its session.
     " -c idle_in_transaction_session_timeout=60s"
-    # Statements that fail would stand in the server's log with the rows in them.
-    " -c log_min_error_statement=panic"
     # Our statements are short or not the compiler's kind; see plan_by_key for what it cost (0.55 s a chunk).
     " -c jit=off"
+)
+
+#: Statements that fail would stand in the server's log with the rows in them. Only a superuser may say this for
+#: himself (for any other role a superuser can, with ALTER ROLE); asked for at the door, others could not connect.
+_KEEP_ROWS_OUT_OF_LOG = (
+    "SELECT set_config('log_min_error_statement', 'panic', false) WHERE current_setting('is_superuser')::boolean"
 )
 
 
@@ -150,6 +154,9 @@ class Database:
                 # Whatever PGCLIENTENCODING or the database say: the bytes of a COPY are UTF-8.
                 client_encoding="UTF8",
             )
+            with connection.cursor() as cursor:
+                cursor.execute(_KEEP_ROWS_OUT_OF_LOG)
+            connection.commit()
         except psycopg2.Error as error:
             raise Transient(_AWAY, str(error)) from error
         # An inherited connection is only forgotten here: closing it would end the parent's session.

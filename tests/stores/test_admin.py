@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from click.testing import CliRunner, Result
@@ -190,12 +191,12 @@ def test_a_role_that_may_not_is_told_so(admin: Admin, servers: Servers, stage: S
     url = servers.create_database("guarded")
     assert lines(admin("migrate", url=url))
     stage.query("CREATE ROLE nobody LOGIN PASSWORD 'CANARY'; SELECT 1")
-    theirs = url.replace(url.split("//")[1].split("@")[0], "nobody:CANARY")
+    theirs = urlunsplit(urlsplit(url)._replace(netloc=f"nobody:CANARY@{url.split('@')[1].split('/')[0]}"))
     for command in (["list-projects"], ["create-project", "x"], ["migrate"]):
         refused = admin(*command, url=theirs)
         assert refused.exit_code == 1, refused.output
         assert isinstance(refused.exception, SystemExit), "a traceback"
-        assert "permission denied" in refused.stderr
+        assert "The database refused: permission denied" in refused.stderr
         assert "CANARY" not in refused.stderr
 
 
