@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,12 +25,21 @@ class Live:
         self._url = url
         self._timeout = timeout_seconds
         self._client: tuple[int, redis.Redis] | None = None
+        self._ask_again_at = 0.0
 
     def ask(self, question: Callable[[redis.Redis], T], *, otherwise: T) -> T:
-        """Return what ``question`` finds, or ``otherwise`` where Redis is away, loading or full."""
+        """Return what ``question`` finds, or ``otherwise`` where Redis is away, loading or full.
+
+        Blocks for the timeout at most, and for as long afterwards a Redis that hangs is not asked: a request has
+        several questions, and would wait for each.
+        """
+        if time.monotonic() < self._ask_again_at:
+            return otherwise
         try:
             return question(self._connected())
         except redis.RedisError as error:
+            if isinstance(error, redis.TimeoutError):
+                self._ask_again_at = time.monotonic() + self._timeout
             log.warning("redis_away", error=type(error).__name__)
             return otherwise
 

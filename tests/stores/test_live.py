@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 import redis
 
@@ -73,6 +76,20 @@ def test_without_redis_everything_is_new_and_nothing_fails() -> None:
 
     assert seen.mark(1, IDS) == [False] * 10
     seen.trim()
+
+
+def test_a_redis_that_hangs_is_waited_for_once_and_asked_again_later() -> None:
+    """A POST asks it several questions; each waited for the whole timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        live = Live(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout_seconds=0.5)
+        begun = time.monotonic()
+        assert [live.ask(lambda client: client.get("x"), otherwise=b"no") for _ in range(20)] == [b"no"] * 20
+        assert 0.5 <= time.monotonic() - begun < 1.0
+
+        time.sleep(0.5)
+        begun = time.monotonic()
+        live.ask(lambda client: client.get("x"), otherwise=None)
+        assert time.monotonic() - begun >= 0.5, "it was not asked again"
 
 
 def entry(number: int, *, imported: int = 5, done_ms: int = 1000) -> Entry:
