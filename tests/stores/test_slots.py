@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -147,19 +148,21 @@ def test_under_any_race_no_more_than_the_limit_are_active_and_no_slot_leaks(stag
     The independent count is the history's: how many lay between their first and their last entry at any moment.
     """
     stage.runtime = stage.worker(import_limit=5)
-    ref = stage.put(b"")
+    ref, was_full = stage.put(b""), threading.Event()
 
     def start_and_cancel(number: int) -> bool:
         dice = random.Random(number)
         try:
             import_id = stage.start(ref)
         except Refusal:
+            was_full.set()
             return False
         finally:
             if dice.random() < 0.1:
                 stage.flush_redis()
             if dice.random() < 0.1:
                 sweep(stage.runtime)
+        assert was_full.wait(60), "nobody was refused"
         stage.desk.cancel_import(stage.caller, import_id)
         return True
 
