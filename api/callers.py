@@ -15,6 +15,7 @@ from common.errors import Refusal
 from common.ledger import projects
 from common.ledger.database import Database, Tx
 from common.model.ids import parse_id
+from common.telemetry import bind
 
 PUSH, QUERY, ADMIN = "push", "query", "admin"
 ALL_SCOPES = [PUSH, QUERY, ADMIN]
@@ -63,6 +64,7 @@ def identify(database: Database, credential: str | None, *, project: str | None 
         raise _refusal()
     if project is not None and parse_id(project) != key.project_id:
         raise _refusal()
+    bind(project_id=key.project_id, key_id=key.id)
     return Caller(key.project_id, key.project_name, key.id, key.scopes)
 
 

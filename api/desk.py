@@ -11,7 +11,7 @@ from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import LineError
 from common.runtime import Runtime
-from common.telemetry import get_logger
+from common.telemetry import bind, get_logger
 
 log = get_logger(__name__)
 
@@ -49,6 +49,7 @@ class Desk:
         """
         caller.require(PUSH)
         settings, import_id = self._runtime.settings, new_id()
+        bind(import_id=import_id)
         if spec.credentials is None and not settings.may_read_own(spec.source.bucket):
             text = "The source needs accessKeyId and secretAccessKey."
             raise Refusal("credentials_required", text, field="source.accessKeyId")
@@ -65,7 +66,7 @@ class Desk:
             if spec.credentials:
                 sealed = self._runtime.sealer.seal(import_id, spec.credentials)
                 imports.keep_secret(tx, import_id, sealed, days=settings.secret_days)
-        log.info("import_accepted", import_id=import_id, collection=spec.collection)
+        log.info("import_accepted", collection=spec.collection)
         self._runtime.dispatch.plan_import(import_id)
         return self.read_import(caller, import_id)
 
