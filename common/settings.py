@@ -20,8 +20,11 @@ MIB = 1024 * 1024
 _CUSTOMARY = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL", "s3_endpoint_url": "S3_ENDPOINT_URL"}
 
 
-class SettingsError(Exception):
-    """A setting is missing or cannot be read; the text names the variable and what it takes."""
+class SettingsError(SystemExit):
+    """A setting is missing or cannot be read; the text names the variable and what it takes.
+
+    A process that catches it nowhere ends with the text alone on standard error.
+    """
 
 
 def setting(

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from typing import Any
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from common.settings import Settings, SettingsError
+from common.settings import Settings
 from common.telemetry import configure_logs
 
-try:
-    settings = Settings.from_environment()
-except SettingsError as error:  # before anything listens; a worker that fails would say it among fifty lines
-    sys.exit(f"Penstock cannot start: {error}")
+# Here, before anything listens: a mistake in them ends the process with one sentence.
+settings = Settings.from_environment()
 
 bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 
