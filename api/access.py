@@ -28,7 +28,6 @@ def _begin() -> None:
     given = request.headers.get(HEADER, "")
     g.request_id = given if _GIVEN.fullmatch(given) else new_id()
     g.begun = time.perf_counter()
-    unbind()
     bind(request_id=g.request_id)
     if import_id := parse_id((request.view_args or {}).get("import_id", "")):
         bind(import_id=import_id)
