@@ -50,6 +50,9 @@ def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PENSTOCK_CHUNK_BYTES": "65536",
         "PENSTOCK_S3_ADDRESSING": "path",
         "PENSTOCK_LOG_LEVEL": "debug",
+        # As behind a proxy of this machine.
+        "PENSTOCK_PROXIES": "127.0.0.1",
+        "PENSTOCK_BASE_URL": "",
     }
     with Service.start(servers, logs=logs, workers=1, flower=True, settings=settings) as service:
         yield Running(service, logs, run_import(servers, service.api, service.api_key, lines=2000))
@@ -124,6 +127,26 @@ def test_what_a_request_held_stands_in_no_log(running: Running) -> None:
         assert CANARY not in text, log
         assert key.split("_", 2)[2] not in text, log
         assert running.service.flower_password not in text, log
+
+
+# --- behind a proxy
+
+
+def test_forwarded_headers_come_through_gunicorn(running: Running) -> None:
+    forwarded = {
+        "X-Forwarded-For": "10.9.9.9, 192.0.2.44",
+        "X-Forwarded-Proto": "http, https",
+        "X-Forwarded-Host": "caller.example.com, events.example.com",
+        # Spellings that would mean the same to WSGI, and of which no proxy knows.
+        "X_Forwarded_Host": "evil.example.com",
+        "X_Forwarded_Proto": "gopher",
+        "Script-Name": "/evil",
+    }
+    headers = {"Authorization": f"Bearer {running.service.api_key}", **forwarded}
+    status, text = ask(f"{running.service.api}/api/imports/{running.import_id}", headers=headers)
+
+    assert status == 200, text
+    assert json.loads(text)["links"]["self"] == f"https://events.example.com/api/imports/{running.import_id}"
 
 
 # --- Flower

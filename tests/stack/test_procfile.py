@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import pytest
 
 from api.callers import ALL_SCOPES, create_key
 from common.ledger.database import Database
+from common.ledger.migrate import migrate, read_migrations
 from common.ledger.projects import create_project
 from deploy.local.commands import ROOT
 from deploy.local.family import Child, free_port
@@ -196,3 +198,18 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
     assert "CANARY" not in "".join(units.values())
     for name in services:
         assert name in units[f"penstock-{name.split('-')[1]}.target"]
+
+
+def test_web_processes_that_start_side_by_side_apply_each_migration_once(servers: Servers) -> None:
+    url = servers.create_database("procfile_side_by_side")
+
+    def start(_: int) -> list[str]:
+        database = Database(url)
+        try:
+            return migrate(database)
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(4) as starting:
+        applied = [name for names in starting.map(start, range(4)) for name in names]
+    assert sorted(applied) == [name for name, _ in read_migrations()]
