@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from deploy.local.servers import Servers
 from deploy.local.service import create_bucket, s3_client
-
-T = TypeVar("T")
+from tests.journeys.stack import wait_until
 
 #: As the caller's S3 secret; it must not be found anywhere.
 CANARY = f"Canary{secrets.token_hex(12)}"
@@ -34,14 +31,6 @@ def ask(url: str, *, method: str = "GET", headers: dict[str, str] | None = None,
             return error.code, error.read().decode()
     except OSError:
         return 0, ""
-
-
-def wait_until(condition: Callable[[], T], *, what: str, within: float = 30.0) -> T:
-    deadline = time.monotonic() + within
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"{within:.0f} s went by without this: {what}. Last seen: {answer!r}"
-        time.sleep(0.05)
-    return answer
 
 
 def own_database(servers: Servers, name: str, number: int) -> dict[str, str]:

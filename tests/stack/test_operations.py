@@ -20,7 +20,8 @@ from deploy.local.commands import ROOT, flower_command
 from deploy.local.reaper import runs
 from deploy.local.servers import Servers
 from deploy.local.service import Service
-from tests.stack.operating import CANARY, REQUEST_ID, ask, own_database, run_import, wait_until
+from tests.journeys.stack import wait_until
+from tests.stack.operating import CANARY, REQUEST_ID, ask, own_database, run_import
 
 
 class Running(NamedTuple):

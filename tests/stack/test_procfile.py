@@ -26,7 +26,8 @@ from deploy.local.commands import ROOT
 from deploy.local.family import Child, free_port
 from deploy.local.reaper import runs
 from deploy.local.servers import Servers
-from tests.stack.operating import ask, own_database, run_import, wait_until
+from tests.journeys.stack import wait_until
+from tests.stack.operating import ask, own_database, run_import
 
 #: honcho gives its processes five seconds, then kills them.
 PATIENCE = 15.0

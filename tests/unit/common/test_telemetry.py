@@ -7,13 +7,13 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from common.telemetry import bind, configure_logs, get_logger, unbind
+
+pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 
 PASSWORD = "CANARY-in-a-local"
 
@@ -23,18 +23,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, sys.excepthook = handlers, hook
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-    unbind()
 
 
 def lines(text: str) -> list[dict[str, Any]]:

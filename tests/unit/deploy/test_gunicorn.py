@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import runpy
-import sys
-from collections.abc import Iterator
 
 import pytest
-import structlog
 from gunicorn.config import Config
 
 from deploy.local.commands import ROOT
 
 
 @pytest.fixture
-def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def logger(monkeypatch: pytest.MonkeyPatch, logs_as_they_were: None) -> object:
     for name, value in {"DATABASE_URL": "d", "REDIS_URL": "r", "PENSTOCK_SEALING_KEYS": "k"}.items():
         monkeypatch.setenv(name, value)
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers, root.level
-    executed = runpy.run_path(str(ROOT / "deploy/gunicorn.conf.py"))
-    yield executed["logger_class"](Config())
-    root.handlers, sys.excepthook = handlers, hook
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    return runpy.run_path(str(ROOT / "deploy/gunicorn.conf.py"))["logger_class"](Config())
 
 
 @pytest.mark.parametrize(
