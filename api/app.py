@@ -8,7 +8,9 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from api import connect, health, native
+from api.access import watch_requests
 from api.callers import Callers
+from api.proxies import BelievedProxies
 from api.web import MAX_BODY, Json, check_host
 from common.runtime import Runtime
 from common.settings import Settings
@@ -18,7 +20,7 @@ from common.telemetry import configure_logs
 def create_app(settings: Settings | None = None) -> Flask:
     """Return the app. Opens no connection yet."""
     settings = settings or Settings.from_environment()
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     app = Flask("penstock", static_folder=None)
     app.url_map.merge_slashes = False
     app.json = Json(app)
@@ -32,8 +34,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
     )
+    app.wsgi_app = BelievedProxies(app.wsgi_app, settings.proxies)  # type: ignore[method-assign]  # Flask's own way
+    watch_requests(app)
     app.before_request(check_host)
-    app.register_blueprint(health.blueprint)
+    health.register(app, runtime.database)
     app.register_blueprint(connect.blueprint)
     native.register(app, Api(app, spec_kwargs=native.SPEC))
     app.register_error_handler(HTTPException, _refuse_http)

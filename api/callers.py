@@ -19,7 +19,7 @@ from common.ledger import projects
 from common.ledger.database import Database, DriverError, Tx
 from common.live.failures import Failures
 from common.model.ids import parse_id
-from common.telemetry import get_logger
+from common.telemetry import bind, get_logger
 
 log = get_logger(__name__)
 
@@ -126,6 +126,7 @@ class Callers:
             raise _refusal()
         self._spare(shown)
         self._note_use(key)
+        bind(project_id=key.project_id, key_id=key.id)
         return Caller(key.project_id, key.project_name, key.id, key.scopes, key.import_limit)
 
     def _find(self, shown: _Shown) -> projects.Key | None:

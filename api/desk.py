@@ -12,7 +12,7 @@ from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import LineError
 from common.runtime import Runtime
-from common.telemetry import get_logger
+from common.telemetry import bind, get_logger
 
 log = get_logger(__name__)
 
@@ -76,8 +76,9 @@ class Desk:
         finally:
             if free and (started is None or started.replayed):
                 self._runtime.slots.give_back(caller.project_id, import_id)
+        bind(import_id=started.status.id)
         if not started.replayed:
-            log.info("import_accepted", import_id=import_id, collection=spec.collection)
+            log.info("import_accepted", collection=spec.collection)
             self._runtime.dispatch.plan_import(import_id)
         return started
 

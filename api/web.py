@@ -18,7 +18,7 @@ from api.desk import Desk, Started
 from common.errors import Refusal
 from common.runtime import Runtime
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 #: Bytes. No request of ours that is JSON comes near it.
 MAX_BODY = 64 * 1024
@@ -106,7 +106,7 @@ def check_host() -> None:
     """
     if request.blueprint == "health" or runtime().settings.base_url:
         return
-    if not _HOST.fullmatch(request.headers.get("Host", "")):
+    if not HOST.fullmatch(request.headers.get("Host", "")):
         raise Refusal("malformed_host", "The Host header of the request is not the name of a host.")
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 MIB = 1024 * 1024
@@ -18,13 +20,36 @@ MIB = 1024 * 1024
 _CUSTOMARY = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL", "s3_endpoint_url": "S3_ENDPOINT_URL"}
 
 
-class SettingsError(Exception):
-    """A setting is missing or cannot be read; the text names the variable and what it takes."""
+class SettingsError(SystemExit):
+    """A setting is missing or cannot be read; the text names the variable and what it takes.
+
+    A process that catches it nowhere ends with the text alone on standard error.
+    """
 
 
-def setting(doc: str, default: Any = dataclasses.MISSING, *, secret: bool = False, least: float = 1) -> Any:
-    """Declare a setting with the sentence that documents it and, of a number, the least it may be."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "least": least})
+def setting(
+    doc: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    secret: bool = False,
+    least: float = 1,
+    takes: Callable[[str], object] = bool,
+) -> Any:
+    """Declare a setting with the sentence that documents it.
+
+    Of a number: the least it may be. Of a text: what has to be true of it; may raise ValueError where it is not.
+    """
+    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "takes": takes})
+
+
+def matches(pattern: str) -> Callable[[str], object]:
+    """Return what is true of a text that has the form of the pattern from end to end."""
+    return re.compile(pattern, re.ASCII).fullmatch
+
+
+def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return the networks named in a comma-separated list; an address is a network of one. Raises ValueError."""
+    return tuple(ip_network(name.strip()) for name in text.split(",") if name.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +63,16 @@ class Settings:
         "Keys that seal callers' S3 credentials: base64 of 32 bytes each, comma-separated, the newest first.",
         secret=True,
     )
-    base_url: str = setting("How callers reach the service; the start of every Location and link.", "")
+    base_url: str = setting(
+        "How callers reach the service; the start of every Location and link, such as https://events.example.com/in.",
+        "",
+        takes=matches(r"https?://[^\s/?#@]+(/[^\s?#]*)?"),
+    )
+    proxies: str = setting(
+        "Proxies whose X-Forwarded-For, -Proto and -Host are believed: addresses or networks, comma-separated.",
+        "",
+        takes=read_networks,
+    )
 
     import_limit: int = setting("Active imports that a project may have, unless its row says otherwise.", 15)
     max_rejects: int = setting(
@@ -79,7 +113,12 @@ class Settings:
     )
     spool_bucket: str = setting("The service's own bucket, for bodies sent to it.", "")
 
-    log_level: str = setting("debug, info, warning or error.", "info")
+    log_level: str = setting("debug, info, warning or error.", "info", takes=matches("debug|info|warning|error"))
+    log_format: str = setting(
+        "json, text or auto: text where standard error is a terminal, JSON elsewhere.",
+        "auto",
+        takes=matches("json|text|auto"),
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -97,7 +136,7 @@ def read_setting(field_name: str, environment: Mapping[str, str] | None = None) 
     (field,) = (field for field in dataclasses.fields(Settings) if field.name == field_name)
     name = variable(field_name)
     if text := environment.get(name):
-        return _read(name, text, str(field.type), field.metadata["least"])
+        return _read(name, text, str(field.type), field.metadata)
     if field.default is dataclasses.MISSING:
         message = f"{name} is not set. {field.metadata['doc']}"
         raise SettingsError(message)
@@ -109,13 +148,24 @@ def variable(field_name: str) -> str:
     return _CUSTOMARY.get(field_name, f"PENSTOCK_{field_name.upper()}")
 
 
-def _read(name: str, text: str, kind: str, least: float) -> Any:
+def _read(name: str, text: str, kind: str, metadata: Mapping[str, Any]) -> Any:
     try:
         value: Any = {"int": int, "float": float, "str": str}[kind](text)
     except ValueError:
         message = f"{name} takes a number, not {text[:40]!r}"
         raise SettingsError(message) from None
+    least = metadata["least"]
     if kind != "str" and not least <= value < 2**62:
         message = f"{name} takes a number from {least} on, not {text[:40]}"
         raise SettingsError(message)
+    if kind == "str" and not _is_taken(text, metadata["takes"]):
+        message = f"{name} cannot be {text[:80]!r}. {metadata['doc']}"
+        raise SettingsError(message)
     return value
+
+
+def _is_taken(text: str, takes: Callable[[str], object]) -> bool:
+    try:
+        return bool(takes(text))
+    except ValueError:
+        return False

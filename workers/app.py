@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from celery.signals import celeryd_init, task_postrun, task_prerun
+import celery.apps.worker
+from celery.signals import setup_logging, task_postrun, task_prerun, worker_init
+from celery.utils.log import get_multiprocessing_logger
 
 from common.dispatch import make_app
+from common.ledger.database import Database
+from common.ledger.migrate import wait_until_migrated
 from common.settings import Settings
-from common.telemetry import bind, configure_logs
+from common.telemetry import bind, configure_logs, get_logger, unbind
 from workers.sweeping import SweepStep
 
+log = get_logger(__name__)
+
 settings = Settings.from_environment()
+configure_logs(settings.log_level, settings.log_format)
 app = make_app(settings)
 app.conf.imports = ("workers.tasks",)
 app.steps["worker"].add(SweepStep)
 
 
-@celeryd_init.connect
-def _start(**_: Any) -> None:
-    configure_logs(settings.log_level)
+@setup_logging.connect
+def _keep_logs(**_: Any) -> None:
+    """Celery sets no logs up where somebody listens to this. Ours stand since the import, in the pool too."""
+    if pool := get_multiprocessing_logger():
+        pool.propagate = True  # it tells of deaths in the pool, and would go nowhere
+        pool.setLevel(logging.WARNING)
+
+
+def _say(words: str, *_: Any) -> None:
+    """Log what Celery would print between the lines of the log: "Warm shutdown"."""
+    log.info("worker_said", words=words)
+
+
+celery.apps.worker.safe_say = _say  # type: ignore[attr-defined]
+
+
+@worker_init.connect
+def _wait_for_tables(**_: Any) -> None:
+    """Take no work before the web process has migrated; the pool is forked later, and no connection is left open."""
+    wait_until_migrated(Database(settings.database_url, application_name="penstock-worker"))
 
 
 @task_prerun.connect
 def _bind(task_id: str, task: Any, args: tuple[Any, ...], **_: Any) -> None:
-    bind(task=task.name, id=args[0] if args else None, message=task_id)
+    unbind()
+    bind(task=task.name, id=args[0] if args else None, task_id=task_id)
 
 
 @task_postrun.connect
 def _unbind(**_: Any) -> None:
-    bind()
+    unbind()

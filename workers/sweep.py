@@ -146,7 +146,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         _die_with(parent=int(sys.argv[1]))
     settings = Settings.from_environment()
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     runtime = Runtime.build(settings, name="penstock-sweep")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -158,6 +158,6 @@ def _apologise(error: Exception) -> ResponseReturnValue:
 
 
 def _problem(body: dict[str, Any]) -> Response:
-    response = jsonify(body)
+    response = jsonify({**body, "requestId": g.request_id})
     response.mimetype = "application/problem+json"
     return response

@@ -201,3 +201,4 @@ class Problem(Schema):
     status = fields.Integer()
     detail = fields.String()
     code = fields.String()
+    request_id = fields.String(data_key="requestId")

@@ -8,8 +8,11 @@ must keep working) or ``NNNN_post_what.sql`` (after the old code is gone).
 from __future__ import annotations
 
 import hashlib
+import time
+from functools import cache
 from importlib.resources import files
 
+from common.errors import Transient
 from common.ledger.database import Database, Tx
 from common.settings import Settings
 from common.telemetry import configure_logs, get_logger
@@ -48,6 +51,35 @@ def read_migrations() -> list[tuple[str, str]]:
     return [(path.name, path.read_text()) for path in paths]
 
 
+def missing_migrations(tx: Tx) -> list[str]:
+    """Return the migrations that this code needs and the database has not had; those marked ``post`` may come later."""
+    known = tx.one("SELECT to_regclass('migrations') AS name").name
+    applied = {row.name for row in tx.all("SELECT name FROM migrations")} if known else set()
+    return [name for name in _needed() if name not in applied]
+
+
+def wait_until_migrated(database: Database, *, pause: float = 1.0) -> None:
+    """Return once the database has all that this code needs. Blocks until then, and says once what it waits for."""
+    reason = None
+    while True:
+        before = reason
+        try:
+            with database.aside() as tx:
+                reason = ", ".join(missing_migrations(tx))
+        except Transient as error:
+            reason = str(error)
+        if not reason:
+            return
+        if reason != before:
+            log.warning("waiting_for_database", reason=reason)
+        time.sleep(pause)  # noqa: TID251  before the pool is there: nobody has work yet
+
+
+@cache
+def _needed() -> list[str]:
+    return [name for name, _ in read_migrations() if name.split("_")[1] == "pre"]
+
+
 def _apply(tx: Tx, name: str, text: str) -> bool:
     tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
     found = tx.one("SELECT sha256 FROM migrations WHERE name = %(name)s", name=name)
@@ -66,7 +98,7 @@ def _apply(tx: Tx, name: str, text: str) -> bool:
 def main() -> None:
     """Migrate the database of the settings and log each file applied."""
     settings = Settings.from_environment()
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     for name in migrate(Database(settings.database_url, application_name="penstock-migrate")):
         log.info("migration_applied", name=name)
 

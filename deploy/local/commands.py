@@ -20,24 +20,21 @@ FOREIGN_PREFIXES = ("AWS_", "BOTO_", "PG", "CELERY_", "FLOWER_", "GUNICORN_")
 
 
 def web_command() -> list[str]:
-    """Return the Procfile's ``web``."""
+    """Return the Procfile's ``web``, but for its first half, the migration, which the stack runs by itself."""
     return [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "api.app:create_app()"]
 
 
 def worker_command(name: str) -> list[str]:
     """Return the Procfile's ``worker``, one process; mingle and gossip are for workers without a ledger."""
     options = ["--concurrency", "1", "-Q", "imports", "-E", "--loglevel", "INFO", "-n", f"{name}@%h"]
-    return [*celery_command("worker"), *options, "--without-mingle", "--without-gossip"]
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "workers.app"]
+    return [*celery, "worker", *options, "--without-mingle", "--without-gossip"]
 
 
 def flower_command(port: int) -> list[str]:
     """Return the Procfile's ``flower`` on a port of its own."""
-    return [*celery_command("flower"), "--address=127.0.0.1", f"--port={port}"]
-
-
-def celery_command(command: str) -> list[str]:
-    """Return the start of a Celery command for our app."""
-    return [sys.executable, "-m", "celery", "-A", "workers.app", command]
+    celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
+    return [*celery, "flower", "--conf=deploy/flower.conf.py", f"--port={port}"]
 
 
 def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str, str]) -> dict[str, str]:

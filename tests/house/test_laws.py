@@ -112,12 +112,24 @@ def test_every_setting_has_a_sentence_and_a_line_in_the_example() -> None:
 def test_a_setting_that_is_missing_or_unreadable_is_named() -> None:
     good = {"DATABASE_URL": "d", "REDIS_URL": "r", "PENSTOCK_SEALING_KEYS": "k"}
     assert Settings.from_environment(good).import_limit == 15
+    fine = {"PENSTOCK_BASE_URL": "https://events.example.com:8443/in/", "PENSTOCK_PROXIES": "10.0.0.1, 2001:db8::/32,"}
+    assert Settings.from_environment({**good, **fine}).base_url == fine["PENSTOCK_BASE_URL"]
     for change in (
         {"DATABASE_URL": ""},
         {"PENSTOCK_IMPORT_LIMIT": "many"},
         {"PENSTOCK_LEASE_SECONDS": "-1"},
         {"PENSTOCK_CHUNK_BYTES": "0"},
         {"PENSTOCK_SWEEP_SECONDS": "nan"},
+        {"PENSTOCK_PROXIES": "10.0.0.0/8, proxy.example.com"},
+        {"PENSTOCK_PROXIES": "10.0.0.1/8"},
+        {"PENSTOCK_BASE_URL": "events.example.com"},
+        {"PENSTOCK_BASE_URL": "ftp://events.example.com"},
+        {"PENSTOCK_BASE_URL": "https://"},
+        {"PENSTOCK_BASE_URL": "https://events.example.com/?a=b"},
+        {"PENSTOCK_BASE_URL": "https://events.example.com/#a"},
+        {"PENSTOCK_BASE_URL": "https://events.example.com\n"},
+        {"PENSTOCK_LOG_LEVEL": "loud"},
+        {"PENSTOCK_LOG_FORMAT": "xml"},
     ):
         with pytest.raises(SettingsError, match=next(iter(change))):
             Settings.from_environment({**good, **change})
@@ -150,7 +162,7 @@ def test_the_readme_tells_every_state_and_code_and_holds_no_placeholder() -> Non
 def test_the_local_stack_runs_the_lines_of_the_procfile() -> None:
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     for role, command in (("web", web_command()), ("worker", worker_command("w")), ("flower", flower_command(1))):
-        said = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", lines[role]).replace('"', "").split("&& ")[-1]
+        said = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", lines[role]).replace('"', "").split("exec ")[-1]
         ours = " ".join(command[2:])
         for text in (said, ours):
             assert text

@@ -412,13 +412,16 @@ class Stack:
         return [form for form in self.secret_forms() if form in content]
 
     def check_logs(self) -> None:
-        """The S3 secret stands in no log: neither the service's nor the servers'."""
+        """The S3 secret stands in no log, the service's or the servers'; and each line of the service is an object."""
         folders = (self.logs, self.servers._folder)
         paths = [path for folder in folders for path in folder.glob("**/*.log")]
         assert any(path.name == "web.log" for path in paths)
         assert any(path.name == "postgres.log" for path in paths)
         leaks = [path for path in paths if self.find_secret(path.read_bytes())]
         assert not leaks, f"the S3 secret stands in {leaks}"
+        for path in self.logs.glob("*.log"):
+            for line in path.read_text().splitlines():
+                assert {"time", "level", "logger", "event"} <= set(json.loads(line)), f"{path}: {line}"
 
 
 class Worker(NamedTuple):

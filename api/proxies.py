@@ -1,0 +1,59 @@
+"""Behind a proxy: who asks, and by which name, as it says. From anybody else X-Forwarded-* is not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from api.web import HOST
+from common.settings import matches, read_networks
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+#: What the last hop may have written. Anything else is left out, since werkzeug takes whatever stands there.
+_FORMS: dict[str, Callable[[str], object]] = {
+    "HTTP_X_FORWARDED_FOR": _is_address,
+    "HTTP_X_FORWARDED_PROTO": matches("https?"),
+    "HTTP_X_FORWARDED_HOST": HOST.fullmatch,
+}
+
+
+class BelievedProxies:
+    """WSGI middleware: werkzeug's ProxyFix for requests that come from the proxies of the settings."""
+
+    def __init__(self, app: WSGIApplication, proxies: str) -> None:
+        """Take the app, and addresses or networks, comma-separated."""
+        self._app = app
+        self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1)
+        self._networks = read_networks(proxies)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve the request."""
+        if not self._is_believed(environ.get("REMOTE_ADDR", "")):
+            return self._app(environ, start_response)
+        for name, form in _FORMS.items():
+            # The last value is the proxy's own; those before it are the caller's, a quote that swallows it included.
+            last = environ.pop(name, "").rpartition(",")[2].strip()
+            if form(last):
+                environ[name] = last
+        return self._fixed(environ, start_response)
+
+    def _is_believed(self, peer: str) -> bool:
+        if not self._networks or not _is_address(peer):
+            return False
+        address = ip_address(peer)
+        # A socket for both families shows callers of the older one so: ::ffff:10.0.0.1.
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
