@@ -24,8 +24,9 @@ import boto3
 import redis
 from botocore.config import Config
 
-from common.dispatch import QUEUE
+from common.dispatch import QUEUE, make_app
 from common.ledger.database import Database
+from common.settings import Settings
 from deploy.local.servers import REGION, Servers
 from deploy.local.service import Service
 
@@ -275,6 +276,11 @@ class Stack:
             id=import_id,
         )
 
+    def leased(self, import_id: str) -> int:
+        """Return how many of the import's chunks are in work."""
+        leased = "SELECT count(*) FROM chunks WHERE import_id = %(id)s AND state = 'leased'"
+        return int(self.value(leased, id=import_id))
+
     def stored(self, import_id: str) -> int:
         """Return how many events in the table are this import's."""
         return int(
@@ -347,6 +353,27 @@ class Stack:
             lambda: [found for number in range(self.workers) if (found := self._worker(number))],
             what="any worker is up, with a pool",
         )
+
+    def deafen(self, number: int) -> None:
+        """Make a worker consume nothing while it is alive and connected."""
+        name = f"worker-{number + 1}@{socket.gethostname()}"
+        with self._celery() as app:
+            heard = app.control.cancel_consumer(QUEUE, destination=[name], reply=True, timeout=5, limit=1)
+        assert heard, f"{name} does not answer"
+
+    @contextmanager
+    def _celery(self) -> Iterator[Any]:
+        """An app of ours for remote control; its connections are closed at the end."""
+        app = make_app(Settings(database_url="", redis_url=self.redis_url, sealing_keys=""))
+        try:
+            yield app
+        finally:
+            app.close()
+
+    def log_of(self, process: str) -> list[dict[str, Any]]:
+        """Return our own lines of a process's log, such as ``worker-1``; Celery's are no JSON."""
+        lines = (self.logs / f"{process}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def kill_worker(self, number: int) -> None:
         os.kill(self.worker(number).main, signal.SIGKILL)
