@@ -9,12 +9,13 @@ from celery.signals import celeryd_init, task_postrun, task_prerun
 from common.dispatch import make_app
 from common.settings import Settings
 from common.telemetry import bind, configure_logs
+from workers.stopping import StopStep
 from workers.sweeping import SweepStep
 
 settings = Settings.from_environment()
 app = make_app(settings)
 app.conf.imports = ("workers.tasks",)
-app.steps["worker"].add(SweepStep)
+app.steps["worker"].update((SweepStep, StopStep))
 
 
 @celeryd_init.connect

@@ -103,7 +103,9 @@ def news_of(child: subprocess.Popen[bytes], *, longest: float) -> Iterator[bool]
 
 
 def _is_free(worker: Any) -> bool:
-    return len(state.active_requests) < int(worker.concurrency)
+    """Whether a process has nothing to do and may be given something: a worker that is to stop takes nothing more."""
+    stopping = state.should_stop is not None or state.should_terminate is not None
+    return not stopping and len(state.active_requests) < int(worker.concurrency)
 
 
 def _exit_deaf(sweep: subprocess.Popen[bytes], look: Look, seconds: float) -> None:

@@ -59,7 +59,7 @@ def dripping_stack(servers: Servers, dripping: StubS3, tmp_path_factory: pytest.
     settings = {
         "PENSTOCK_LEASE_SECONDS": "30",
         "PENSTOCK_WATCHDOG_SECONDS": "2",
-        "PENSTOCK_STOP_SECONDS": "1",
+        "PENSTOCK_STOP_SECONDS": "2",
     }
     address = S3Address(dripping.endpoint, "stub", "stub")
     with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="dripping", settings=settings) as stack:

@@ -388,6 +388,10 @@ class Stack:
             ports=ports,
         )
 
+    def holds(self, worker: Worker, pid: int | None) -> bool:
+        """Whether a lease's holder, a backend of Postgres, is a worker's."""
+        return pid in [session.pid for session in self.sessions(worker.pool)]
+
     def signal_pool_at(self, worker: Worker, words: str, what: signal.Signals) -> None:
         """Signal a worker's pool process while its session is at a statement with these words, or just was.
 

@@ -10,7 +10,7 @@ from deploy.local.reaper import runs
 from tests.journeys.audit import audit_complete
 from tests.journeys.oracle import make_object
 from tests.journeys.stack import Stack, wait_until
-from tests.journeys.stub_s3 import StubS3, Trouble
+from tests.journeys.stub_s3 import StubS3
 
 #: Several times the patience of these workers, 2 s.
 LONG = 4.5
@@ -42,7 +42,7 @@ def test_slow_chunks_and_a_broker_that_is_away_are_no_reason_to_end(
     source = make_object(92, 3_000)
     before, complaints = slow.service.pids["worker"], len(_complaints(slow))
     import_id = slow.start(slow.put(source.content), collection)
-    dripping.trouble = drip_after_the_plan(slow, import_id)
+    dripping.trouble = lambda method, _: "drip" if method == "GET" and slow.open_chunks(import_id) else None
     wait_until(lambda: slow.leased(import_id) == slow.workers, what="every worker is busy with a slow chunk")
     time.sleep(LONG)  # for once: that nothing happens is what has to be seen
     assert slow.service.pids["worker"] == before
@@ -61,11 +61,6 @@ def test_slow_chunks_and_a_broker_that_is_away_are_no_reason_to_end(
     slow.follow(import_id)
 
     audit_complete(slow, collection, import_id, source)
-
-
-def drip_after_the_plan(stack: Stack, import_id: str) -> Trouble:
-    """The plan's look at the object comes at its speed, the chunks' do not."""
-    return lambda method, _: "drip" if method == "GET" and stack.open_chunks(import_id) else None
 
 
 def _complaints(stack: Stack) -> list[str]:
