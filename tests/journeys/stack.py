@@ -24,7 +24,7 @@ import boto3
 import redis
 from botocore.config import Config
 
-from common.dispatch import QUEUE, make_app
+from common.dispatch import QUEUE, STARTS, make_app
 from common.ledger.database import Database
 from common.settings import Settings
 from deploy.local.servers import REGION, Servers
@@ -148,9 +148,12 @@ class Stack:
 
     # --- the caller's side
 
-    def request(self, method: str, path: str, body: Any = None, *, native: bool = False) -> Answer:
-        """Ask the API; an address of it, or a path."""
+    def request(
+        self, method: str, path: str, body: Any = None, *, native: bool = False, api_key: str | None = None
+    ) -> Answer:
+        """Ask the API; an address of it, or a path. ``api_key``: as another project, by the native wire."""
         headers = {"Content-Type": "application/json", **(self._native_headers if native else self._connect_headers)}
+        headers |= {"Authorization": f"Bearer {api_key}"} if api_key else {}
         url = path if path.startswith("http") else self.service.api + path
         asked = urllib.request.Request(
             url, method=method, headers=headers, data=None if body is None else json.dumps(body).encode()
@@ -187,11 +190,11 @@ class Stack:
         assert answer.status == 201, answer
         return answer.headers["Location"].rsplit("/", 1)[1]
 
-    def post_native(self, key: str, collection: str, **more: Any) -> Answer:
+    def post_native(self, key: str, collection: str, *, api_key: str | None = None, **more: Any) -> Answer:
         """Ask for an import by the native wire, with the same names of id and time."""
         source = {"url": f"s3://{BUCKET}/{key}", "accessKeyId": self.key_id, "secretAccessKey": self.canary}
         body = {"collection": collection, "source": source, "mapping": MAPPING, **more}
-        return self.request("POST", "/api/imports", body, native=True)
+        return self.request("POST", "/api/imports", body, native=True, api_key=api_key)
 
     def start_native(self, key: str, collection: str, **more: Any) -> str:
         answer = self.post_native(key, collection, **more)
@@ -307,7 +310,7 @@ class Stack:
 
         def drained() -> bool:
             with self.redis() as client:
-                return client.llen(QUEUE) == 0
+                return not any(client.llen(queue) for queue in (STARTS, QUEUE))
 
         wait_until(drained, what="the queue is empty")
         wait_until(lambda: self.is_quiet(idle), what="every worker's session idles", pause=0.1)
@@ -358,8 +361,9 @@ class Stack:
         """Make a worker consume nothing while it is alive and connected."""
         name = f"worker-{number + 1}@{socket.gethostname()}"
         with self._celery() as app:
-            heard = app.control.cancel_consumer(QUEUE, destination=[name], reply=True, timeout=5, limit=1)
-        assert heard, f"{name} does not answer"
+            for queue in (STARTS, QUEUE):
+                heard = app.control.cancel_consumer(queue, destination=[name], reply=True, timeout=5, limit=1)
+                assert heard, f"{name} does not answer"
 
     @contextmanager
     def _celery(self) -> Iterator[Any]:
