@@ -344,7 +344,7 @@ class Stack:
             return None
         main = pids[number]
         kinds: dict[bool, list[int]] = {True: [], False: []}
-        for pid in _children(main):
+        for pid in processes_of(main):
             with contextlib.suppress(OSError):
                 kinds[b"workers.sweep" in Path(f"/proc/{pid}/cmdline").read_bytes()].append(pid)
         pool = [pid for pid in kinds[False] if _is_named_like(pid, main)]
@@ -556,7 +556,7 @@ def _answer(status: int, headers: Any, content: bytes) -> Answer:
     return Answer(status, dict(headers.items()), json.loads(content) if is_json and content else content)
 
 
-def _children(pid: int) -> Sequence[int]:
+def processes_of(pid: int) -> Sequence[int]:
     """Return the children of all threads: the watcher of the sweep is a thread that starts processes."""
     found: list[int] = []
     with contextlib.suppress(OSError):
