@@ -33,12 +33,12 @@ class Silence(NamedTuple):
 def listen(before: Silence | None, look: Look, *, patience: float) -> Silence | None:
     """Return the silence that a look continues or begins, or None where it ends one.
 
-    A gap of half the patience between two looks begins it anew: who was stopped for so long, or whose sweep had to be
-    started again, has to be seen for a while before it is judged.
+    A gap as long as the patience begins it anew: who was stopped for so long, or whose sweep had to be started again,
+    has to be seen for a while before it is judged.
     """
     if not (look.claimable and look.free):
         return None
-    if before and before.since.started == look.started and look.at - before.last.at < patience / 2:
+    if before and before.since.started == look.started and look.at - before.last.at < patience:
         return Silence(before.since, look)
     return Silence(look, look)
 

@@ -149,11 +149,17 @@ class Stack:
     # --- the caller's side
 
     def request(
-        self, method: str, path: str, body: Any = None, *, native: bool = False, api_key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        native: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Ask the API; an address of it, or a path. ``api_key``: as another project, by the native wire."""
-        headers = {"Content-Type": "application/json", **(self._native_headers if native else self._connect_headers)}
-        headers |= {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        """Ask the API; an address of it, or a path."""
+        own = self._native_headers if native else self._connect_headers
+        headers = {"Content-Type": "application/json", **own, **(headers or {})}
         url = path if path.startswith("http") else self.service.api + path
         asked = urllib.request.Request(
             url, method=method, headers=headers, data=None if body is None else json.dumps(body).encode()
@@ -190,11 +196,11 @@ class Stack:
         assert answer.status == 201, answer
         return answer.headers["Location"].rsplit("/", 1)[1]
 
-    def post_native(self, key: str, collection: str, *, api_key: str | None = None, **more: Any) -> Answer:
+    def post_native(self, key: str, collection: str, **more: Any) -> Answer:
         """Ask for an import by the native wire, with the same names of id and time."""
         source = {"url": f"s3://{BUCKET}/{key}", "accessKeyId": self.key_id, "secretAccessKey": self.canary}
         body = {"collection": collection, "source": source, "mapping": MAPPING, **more}
-        return self.request("POST", "/api/imports", body, native=True, api_key=api_key)
+        return self.request("POST", "/api/imports", body, native=True)
 
     def start_native(self, key: str, collection: str, **more: Any) -> str:
         answer = self.post_native(key, collection, **more)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.journeys.audit import audit_complete
 from tests.journeys.oracle import make_object
-from tests.journeys.stack import Fault, Stack, wait_until
+from tests.journeys.stack import BUCKET, MAPPING, Fault, Stack, wait_until
 
 #: Chunks of a large import that may be committed while the plan of a small one waits, and then its first chunk: each of
 #: two workers ends the one it is at, and may take one more before it is the small one's turn. Twice that, and not the
@@ -43,9 +43,8 @@ def test_imports_that_run_at_once_get_equal_shares_of_the_workers_whose_ever_the
     """The rule is one turn an import: three imports of a project have three times the share of another's one."""
     source = make_object(98, 50_000 // (of_one_project + 1))
     key = stack.put(source.content)
-    other = json.loads(stack.service.run("api.admin", "create-project", f"other-{of_one_project}").splitlines()[-1])
     ids = [stack.start_native(key, f"{collection}-{n}") for n in range(of_one_project)]
-    ids.append(stack.start_native(key, f"{collection}-of-the-other", api_key=other["apiKey"]))
+    ids.append(_start_as_another_project(stack, key, f"other-{of_one_project}"))
     unfinished = "SELECT count(*) FROM imports WHERE id = ANY (%(ids)s::uuid[]) AND finished_at IS NULL"
     wait_until(lambda: stack.value(unfinished, ids=ids) == 0, what="all imports are done", within=60)
 
@@ -62,6 +61,16 @@ def test_imports_that_run_at_once_get_equal_shares_of_the_workers_whose_ever_the
     assert len(shares) == len(ids)
     assert max(shares) <= 1.3 / len(ids), shares
     audit_complete(stack, f"{collection}-0", ids[0], source)
+
+
+def _start_as_another_project(stack: Stack, key: str, name: str) -> str:
+    made = json.loads(stack.service.run("api.admin", "create-project", name).splitlines()[-1])
+    source = {"url": f"s3://{BUCKET}/{key}", "accessKeyId": stack.key_id, "secretAccessKey": stack.canary}
+    body = {"collection": "events", "source": source, "mapping": MAPPING}
+    headers = {"Authorization": f"Bearer {made['apiKey']}"}
+    answer = stack.request("POST", "/api/imports", body, native=True, headers=headers)
+    assert answer.status == 201, answer
+    return str(answer.body["id"])
 
 
 def _chunks_done_while_waiting(stack: Stack, *, of: str, waiting: str) -> int:
