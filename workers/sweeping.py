@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_ready
 from celery.worker import state
 
 from common.dispatch import QUEUE
@@ -42,6 +43,7 @@ class SweepStep(bootsteps.StartStopStep):
         """Make ready; nothing is started yet."""
         super().__init__(parent, **kwargs)
         self._patience = Settings.from_environment().watchdog_seconds
+        self._ready = threading.Event()
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -49,12 +51,17 @@ class SweepStep(bootsteps.StartStopStep):
         """Start the sweep and the thread that starts it again."""
         # Chosen once: who cancels a worker's queue at run time has made it deaf. One for other queues is none of ours.
         listens = QUEUE in parent.app.amqp.queues.consume_from
+        worker_ready.connect(self._note_ready)
         # The first one here and not in the thread: no process of the pool is forked between the making of the pipe
         # and the closing of its far end, which would keep the pipe open when the sweep is dead.
         self._child = spawn_sweep()
         threading.Thread(
             target=self._watch, args=(parent,), kwargs={"listens": listens}, name="sweep-watch", daemon=True
         ).start()
+
+    def _note_ready(self, **_: Any) -> None:
+        """Begin to watch: a worker that is still starting hears nothing either, and may take long on a busy machine."""
+        self._ready.set()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  Celery names it
         """End the sweep; whatever it was doing, another worker's does again."""
@@ -70,14 +77,22 @@ class SweepStep(bootsteps.StartStopStep):
         silence: Silence | None = None
         while self._child and not self._stopping.is_set():
             for claimable in news_of(self._child, longest=_LONGEST_ROUND):
-                look = Look(time.monotonic(), claimable and listens, _is_free(worker), state.all_total_count[0])
+                free = self._ready.is_set() and _is_free(worker)
+                look = Look(time.monotonic(), claimable and listens, free, state.all_total_count[0])
                 silence = listen(silence, look, patience=self._patience)
                 if is_deaf(silence, patience=self._patience) and not self._stopping.is_set():
                     _exit_deaf(self._child, look, self._patience)
             self._child.kill()
             self._child.wait()
-            if not self._stopping.wait(_PAUSE):
-                self._child = spawn_sweep()
+            self._child = self._spawn_again()
+
+    def _spawn_again(self) -> subprocess.Popen[bytes] | None:
+        while not self._stopping.wait(_PAUSE):
+            try:
+                return spawn_sweep()
+            except OSError as error:  # no process or no memory to be had at the moment
+                log.warning("sweep_not_started", error=str(error))
+        return None
 
 
 def spawn_sweep() -> subprocess.Popen[bytes]:
