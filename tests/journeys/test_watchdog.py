@@ -12,8 +12,8 @@ from tests.journeys.oracle import make_object
 from tests.journeys.stack import Stack, wait_until
 from tests.journeys.stub_s3 import StubS3
 
-#: Several times the patience of these workers, 2 s.
-LONG = 4.5
+#: Well beyond the patience of these workers, 2 s.
+LONG = 3.5
 
 
 def test_workers_that_have_gone_deaf_are_replaced_and_the_import_completes(slow: Stack, collection: str) -> None:
