@@ -72,12 +72,13 @@ def admin() -> None:
 
 
 @admin.command("migrate")
+@click.option("--post", is_flag=True, help="Also what an older version could not live with: once none runs any more.")
 @as_json
-def migrate_database(*, as_json: bool) -> None:
-    """Bring the database's tables up to date. Safe to run twice."""
+def migrate_database(*, post: bool, as_json: bool) -> None:
+    """Bring the database's tables up to date. Safe to run twice, and while imports run."""
     with _database() as database:
         try:
-            applied = migrate.migrate(database)
+            applied = migrate.migrate(database, post=post)
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
     _show([{"applied": name} for name in applied], as_json=as_json, none="The tables are up to date.")

@@ -95,6 +95,14 @@ class Settings:
     )
     sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0, least=0.01)
     resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)
+    watchdog_seconds: float = setting(
+        "How long a worker with a free process may start nothing while work waits; then it ends, to be started anew.",
+        60.0,
+        least=0.1,
+    )
+    stop_seconds: float = setting(
+        "How long a worker that is told to stop lets chunks under way finish; then it gives them back.", 10.0, least=0
+    )
     resend_queue_bound: int = setting("Length of the queue above which nothing is sent again.", 64)
 
     seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 5_000_000)

@@ -41,7 +41,7 @@ class Written(Dispatch):
     def plan_import(self, import_id: str) -> None:
         self.plans.append(import_id)
 
-    def load_chunk(self, chunk_id: int) -> None:
+    def load_chunk(self, chunk_id: int, *, first: bool = False) -> None:
         self.loads.append(chunk_id)
 
     def queue_length(self) -> int | None:

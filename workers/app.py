@@ -6,14 +6,15 @@ import logging
 from typing import Any
 
 import celery.apps.worker
-from celery.signals import setup_logging, task_postrun, task_prerun, worker_init
+from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_init
 from celery.utils.log import get_multiprocessing_logger
 
-from common.dispatch import make_app
+from common.dispatch import QUEUE, STARTS, make_app
 from common.ledger.database import Database
 from common.ledger.migrate import wait_until_migrated
 from common.settings import Settings
 from common.telemetry import bind, configure_logs, get_logger, unbind
+from workers.stopping import StopStep
 from workers.sweeping import SweepStep
 
 log = get_logger(__name__)
@@ -22,7 +23,7 @@ settings = Settings.from_environment()
 configure_logs(settings.log_level, settings.log_format)
 app = make_app(settings)
 app.conf.imports = ("workers.tasks",)
-app.steps["worker"].add(SweepStep)
+app.steps["worker"].update((SweepStep, StopStep))
 
 
 @setup_logging.connect
@@ -45,6 +46,14 @@ celery.apps.worker.safe_say = _say  # type: ignore[attr-defined]
 def _wait_for_tables(**_: Any) -> None:
     """Take no work before the web process has migrated; the pool is forked later, and no connection is left open."""
     wait_until_migrated(Database(settings.database_url, application_name="penstock-worker"))
+
+
+@celeryd_after_setup.connect
+def _serve_starts(instance: Any, **_: Any) -> None:
+    """Who serves imports (``-Q imports``) serves their starts too, whatever the command line says."""
+    queues = instance.app.amqp.queues
+    if QUEUE in queues.consume_from:
+        queues.select_add(STARTS)
 
 
 @task_prerun.connect

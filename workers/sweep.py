@@ -136,13 +136,27 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
     )
 
 
+def is_work_waiting(runtime: Runtime) -> bool:
+    """Return whether there is work that any worker could take, and a broker that could tell it.
+
+    A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not.
+    """
+    if runtime.dispatch.queue_length() is None:
+        return False
+    with runtime.database.transaction() as tx:
+        return leases.is_work_waiting(tx, window=runtime.settings.window)
+
+
 def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:
     with database.transaction() as tx:
         return query(tx)
 
 
 def main() -> None:
-    """Sweep until told to stop, or until the worker that started this, whose pid is the argument, is gone."""
+    """Sweep until told to stop, or until the worker that started this, whose pid is the argument, is gone.
+
+    After each round, whether or not the sweep was another's, a line on standard output says if work waits.
+    """
     if len(sys.argv) > 1:
         _die_with(parent=int(sys.argv[1]))
     settings = Settings.from_environment()
@@ -152,10 +166,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while not stop.wait(settings.sweep_seconds):
+        waiting = False
         try:
             sweep(runtime)
+            waiting = is_work_waiting(runtime)
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))
+        # News for the worker's watchdog; a round without any would look like one that hangs.
+        print("work" if waiting else "none", flush=True)  # noqa: T201
 
 
 def _die_with(*, parent: int) -> None:

@@ -19,3 +19,8 @@ def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
 def end_expired_holders(tx: Tx) -> int:
     """End the backends that hold chunks beyond their lease, and return how many they were."""
     return len(tx.all(_SQL["end_expired_holders"]))
+
+
+def is_work_waiting(tx: Tx, *, window: int) -> bool:
+    """Return whether some plan or chunk is due that nobody holds: work for whichever worker hears of it first."""
+    return bool(tx.one(_SQL["is_work_waiting"], window=window).waiting)

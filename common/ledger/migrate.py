@@ -1,16 +1,24 @@
 """``python -m common.ledger.migrate``: bring the schema up to date. Safe to run twice, and from several hosts at once.
 
-Own code, about fifty lines, and no library: alembic brings SQLAlchemy and its models, of which nothing else here
+Own code, under a hundred lines, and no library: alembic brings SQLAlchemy and its models, of which nothing else here
 has any use; the files are plain SQL, numbered, named ``NNNN_pre_what.sql`` (before the new code starts; the old code
-must keep working) or ``NNNN_post_what.sql`` (after the old code is gone).
+must keep working, so it only adds) or ``NNNN_post_what.sql`` (after the old code is gone, which an operator knows:
+``penstock admin migrate --post``).
+
+Imports may run meanwhile. A migration waits four seconds for a lock, in which all who come after it wait too; then it
+lets them pass, and tries again later.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
 import time
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from common.errors import Transient
 from common.ledger.database import Database, Tx
@@ -21,34 +29,35 @@ log = get_logger(__name__)
 
 #: Any number that no other advisory lock in this database uses.
 _LOCK = 0x50656E73746F636B
+#: About four minutes, of which half are everybody else's. A chunk's transaction is over in a second or two, so the
+#: first try mostly succeeds; what takes longer than all of them is somebody's forgotten session.
+_TRIES = 30
+_LOCK_SECONDS = 4
+_PAUSE_SECONDS = (2.0, 6.0)
+
+FOLDER = files("common.ledger") / "migrations"
 
 
-def migrate(database: Database) -> list[str]:
-    """Apply what is missing, each file in a transaction of its own, and return the names of those applied.
+def migrate(database: Database, folders: Sequence[Traversable] = (FOLDER,), *, post: bool = False) -> list[str]:
+    """Apply what is missing, each file in a transaction of its own; log each and return the names of those applied.
 
-    Raises RuntimeError where a file that was applied has changed since, Transient where a lock does not come
-    within four seconds: a migration that waits for a table makes everybody behind it wait too.
+    With ``post`` also what the old code could not live with. Blocks for up to four minutes a file while its locks do
+    not come. Raises Transient after that, or where the database is away, and RuntimeError where a file that was
+    applied has changed since. What came before stays applied.
     """
+    _patiently("migrations", database, _create_table)
     applied = []
-    with database.transaction() as tx:
-        # Even IF NOT EXISTS fails when two hosts create the same table at the same instant.
-        tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
-        tx.run(
-            "CREATE TABLE IF NOT EXISTS migrations"
-            " (name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-    for name, text in read_migrations():
-        with database.transaction() as tx:
-            if _apply(tx, name, text):
-                applied.append(name)
+    for name, text in read_migrations(folders):
+        if (post or _is_pre(name)) and _patiently(name, database, partial(_apply, name=name, text=text)):
+            log.info("migration_applied", name=name)
+            applied.append(name)
     return applied
 
 
-def read_migrations() -> list[tuple[str, str]]:
+def read_migrations(folders: Sequence[Traversable] = (FOLDER,)) -> list[tuple[str, str]]:
     """Return name and text of every migration, in order."""
-    folder = files("common.ledger") / "migrations"
-    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".sql")), key=lambda path: path.name)
-    return [(path.name, path.read_text()) for path in paths]
+    paths = [path for folder in folders for path in folder.iterdir() if path.name.endswith(".sql")]
+    return [(path.name, path.read_text()) for path in sorted(paths, key=lambda path: path.name)]
 
 
 def missing_migrations(tx: Tx) -> list[str]:
@@ -77,10 +86,40 @@ def wait_until_migrated(database: Database, *, pause: float = 1.0) -> None:
 
 @cache
 def _needed() -> list[str]:
-    return [name for name, _ in read_migrations() if name.split("_")[1] == "pre"]
+    return [name for name, _ in read_migrations() if _is_pre(name)]
 
 
-def _apply(tx: Tx, name: str, text: str) -> bool:
+def _is_pre(name: str) -> bool:
+    return name.split("_")[1] == "pre"
+
+
+def _patiently(name: str, database: Database, work: Callable[[Tx], bool]) -> bool:
+    """Do the work in a transaction, again and again while the database answers that it is too busy for it."""
+    for number in range(1, _TRIES):
+        try:
+            with database.transaction() as tx:
+                return work(tx)
+        except Transient as error:
+            if not getattr(error.__cause__, "pgcode", None):
+                raise  # nobody answered: a wrong address or password is not mended by waiting
+            pause = random.uniform(*_PAUSE_SECONDS)  # noqa: S311  jitter, no secret
+            log.warning("migration_waits", name=name, attempt=number, pause=round(pause, 1), error=str(error))
+            time.sleep(pause)  # noqa: TID251  a command of its own: it holds up nobody
+    with database.transaction() as tx:
+        return work(tx)
+
+
+def _create_table(tx: Tx) -> bool:
+    # Even IF NOT EXISTS fails when two hosts create the same table at the same instant.
+    tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    tx.run(
+        "CREATE TABLE IF NOT EXISTS migrations"
+        " (name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    return True
+
+
+def _apply(tx: Tx, *, name: str, text: str) -> bool:
     tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
     found = tx.one("SELECT sha256 FROM migrations WHERE name = %(name)s", name=name)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -89,18 +128,20 @@ def _apply(tx: Tx, name: str, text: str) -> bool:
         raise RuntimeError(message)
     if found:
         return False
-    tx.run("SET LOCAL lock_timeout = '4s'")
+    tx.run(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
     tx.run(text)
     tx.run("INSERT INTO migrations (name, sha256) VALUES (%(name)s, %(sha256)s)", name=name, sha256=digest)
     return True
 
 
 def main() -> None:
-    """Migrate the database of the settings and log each file applied."""
+    """Migrate the database of the settings and end with 1 and a sentence where a file cannot be applied."""
     settings = Settings.from_environment()
     configure_logs(settings.log_level, settings.log_format)
-    for name in migrate(Database(settings.database_url, application_name="penstock-migrate")):
-        log.info("migration_applied", name=name)
+    try:
+        migrate(Database(settings.database_url, application_name="penstock-migrate"))
+    except Transient as error:
+        sys.exit(f"Not migrated: {str(error).strip()}. Run this again when the database is there and less busy.")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ import boto3
 import redis
 from botocore.config import Config
 
-from common.dispatch import QUEUE
+from common.dispatch import QUEUE, STARTS, make_app
 from common.ledger.database import Database
+from common.settings import Settings
 from deploy.local.servers import REGION, Servers
 from deploy.local.service import Service
 
@@ -285,6 +286,11 @@ class Stack:
             id=import_id,
         )
 
+    def leased(self, import_id: str) -> int:
+        """Return how many of the import's chunks are in work."""
+        leased = "SELECT count(*) FROM chunks WHERE import_id = %(id)s AND state = 'leased'"
+        return int(self.value(leased, id=import_id))
+
     def stored(self, import_id: str) -> int:
         """Return how many events in the table are this import's."""
         return int(
@@ -311,7 +317,7 @@ class Stack:
 
         def drained() -> bool:
             with self.redis() as client:
-                return client.llen(QUEUE) == 0
+                return not any(client.llen(queue) for queue in (STARTS, QUEUE))
 
         wait_until(drained, what="the queue is empty")
         wait_until(lambda: self.is_quiet(idle), what="every worker's session idles", pause=0.1)
@@ -345,7 +351,7 @@ class Stack:
             return None
         main = pids[number]
         kinds: dict[bool, list[int]] = {True: [], False: []}
-        for pid in _children(main):
+        for pid in processes_of(main):
             with contextlib.suppress(OSError):
                 kinds[b"workers.sweep" in Path(f"/proc/{pid}/cmdline").read_bytes()].append(pid)
         pool = [pid for pid in kinds[False] if _is_named_like(pid, main)]
@@ -357,6 +363,28 @@ class Stack:
             lambda: [found for number in range(self.workers) if (found := self._worker(number))],
             what="any worker is up, with a pool",
         )
+
+    def deafen(self, number: int) -> None:
+        """Make a worker consume nothing while it is alive and connected."""
+        name = f"worker-{number + 1}@{socket.gethostname()}"
+        with self._celery() as app:
+            for queue in (STARTS, QUEUE):
+                heard = app.control.cancel_consumer(queue, destination=[name], reply=True, timeout=5, limit=1)
+                assert heard, f"{name} does not answer"
+
+    @contextmanager
+    def _celery(self) -> Iterator[Any]:
+        """An app of ours for remote control; its connections are closed at the end."""
+        app = make_app(Settings(database_url="", redis_url=self.redis_url, sealing_keys=""))
+        try:
+            yield app
+        finally:
+            app.close()
+
+    def log_of(self, process: str) -> list[dict[str, Any]]:
+        """Return our own lines of a process's log, such as ``worker-1``; Celery's are no JSON."""
+        lines = (self.logs / f"{process}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def kill_worker(self, number: int) -> None:
         os.kill(self.worker(number).main, signal.SIGKILL)
@@ -370,6 +398,10 @@ class Stack:
             name=WORKER,
             ports=ports,
         )
+
+    def holds(self, worker: Worker, pid: int | None) -> bool:
+        """Whether a lease's holder, a backend of Postgres, is a worker's."""
+        return pid in [session.pid for session in self.sessions(worker.pool)]
 
     def signal_pool_at(self, worker: Worker, words: str, what: signal.Signals) -> None:
         """Signal a worker's pool process while its session is at a statement with these words, or just was.
@@ -534,7 +566,7 @@ def _answer(status: int, headers: Any, content: bytes) -> Answer:
     return Answer(status, dict(headers.items()), json.loads(content) if is_json and content else content)
 
 
-def _children(pid: int) -> Sequence[int]:
+def processes_of(pid: int) -> Sequence[int]:
     """Return the children of all threads: the watcher of the sweep is a thread that starts processes."""
     found: list[int] = []
     with contextlib.suppress(OSError):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-#: What a test wants done instead: an HTTP status, "break" (half of the body, then the end), or None for the object.
+#: What a test wants done instead: an HTTP status, "break" (half of the body, then the end), "drip" (after half of the
+#: body 20 bytes a second, until the test lets it flow), or None for the object.
 Trouble = Callable[[str, int], int | str | None]
 
 _CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 503: "SlowDown"}
@@ -33,6 +34,8 @@ class StubS3:
         self.requests = 0
         #: Answers other than the object asked for.
         self.refused = 0
+        #: Set by a test that lets dripping bodies flow.
+        self.flowing = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -85,6 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self.stub.put(self.path.lstrip("/"), self.rfile.read(int(self.headers["Content-Length"])))
+        self._send(200, {}, b"")
+
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
@@ -99,27 +106,36 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.headers.get("If-Match", etag) != etag:
             self._refuse(412)
         else:
-            self._serve(content, etag, broken=trouble == "break")
+            self._serve(content, etag, trouble)
 
-    def _serve(self, content: bytes, etag: str, *, broken: bool) -> None:
+    def _serve(self, content: bytes, etag: str, trouble: str | None) -> None:
         headers = {"ETag": etag, "Accept-Ranges": "bytes"}
         status, body = 200, content
         if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
             start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))
             status, body = 206, content[start:stop]
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
-        self._send(status, headers, body, broken=broken)
+        self._send(status, headers, body, trouble)
 
     def _refuse(self, status: int) -> None:
         code = _CODES.get(status, "InternalError")
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
         self._send(status, {"Content-Type": "application/xml"}, body)
 
-    def _send(self, status: int, headers: dict[str, str], body: bytes, *, broken: bool = False) -> None:
+    def _send(self, status: int, headers: dict[str, str], body: bytes, trouble: str | None = None) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
+        half = len(body) // 2 if trouble else len(body)
         if self.command == "GET":
-            self.wfile.write(body[: len(body) // 2] if broken else body)
-        self.close_connection = self.close_connection or broken
+            self.wfile.write(body[:half])
+            if trouble == "drip":
+                self._drip(body[half:])
+        self.close_connection = self.close_connection or trouble == "break"
+
+    def _drip(self, rest: bytes) -> None:
+        while rest and not self.stub.flowing.wait(0.05):
+            self.wfile.write(rest[:1])
+            rest = rest[1:]
+        self.wfile.write(rest)

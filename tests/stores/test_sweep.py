@@ -11,6 +11,7 @@ from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
 from workers import sweep as sweeping
 from workers.imports import load, settle
+from workers.imports.plan import plan_import
 from workers.sweep import sweep
 
 
@@ -193,3 +194,29 @@ def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stag
         tx.run("SET LOCAL enable_nestloop = off")
         assert leases.end_expired_holders(tx) == 0
         assert bystander.one("SELECT 1 AS alive").alive
+
+
+def test_work_waits_while_it_is_due_and_nobody_holds_it_and_the_broker_answers(stage: Stage) -> None:
+    """What a worker's watchdog goes by."""
+    assert not sweeping.is_work_waiting(stage.runtime), "an empty house"
+    import_id = stage.start(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    assert sweeping.is_work_waiting(stage.runtime), "a plan"
+    plan_import(stage.runtime, import_id)
+    assert sweeping.is_work_waiting(stage.runtime), "chunks"
+    stage.sent.waiting = None
+    assert not sweeping.is_work_waiting(stage.runtime), "nobody could be told"
+    stage.sent.waiting = 0
+
+    held = [stage.worker() for _ in range(stage.settings.window)]
+    for worker, chunk_id in zip(held, stage.chunk_ids(import_id), strict=False):
+        Hand.takes(worker, chunk_id)
+    assert not sweeping.is_work_waiting(stage.runtime), "the whole window is in work; what is behind it waits for that"
+    stage.expire_lease(stage.chunk_ids(import_id)[0])
+    assert sweeping.is_work_waiting(stage.runtime), "a chunk that its holder has had for too long"
+
+    postpone = "UPDATE chunks SET not_before = now() + interval '1 hour' WHERE import_id = %(id)s RETURNING id"
+    stage.query(postpone, id=import_id)
+    assert not sweeping.is_work_waiting(stage.runtime), "postponed"
+    stage.query("UPDATE chunks SET not_before = now() WHERE import_id = %(id)s RETURNING id", id=import_id)
+    stage.query("UPDATE imports SET state = 'paused' WHERE id = %(id)s RETURNING id", id=import_id)
+    assert not sweeping.is_work_waiting(stage.runtime), "paused"

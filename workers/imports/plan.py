@@ -41,8 +41,8 @@ def plan_import(runtime: Runtime, import_id: str) -> None:
     with _outcome_in_row(runtime, plan, attempt):
         if attempt > runtime.settings.chunk_attempts:
             raise _worn_out(attempt)
-        for chunk_id in _commit_plan(runtime, plan, *_look_at(runtime, plan)):
-            runtime.dispatch.load_chunk(chunk_id)
+        for number, chunk_id in enumerate(_commit_plan(runtime, plan, *_look_at(runtime, plan))):
+            runtime.dispatch.load_chunk(chunk_id, first=number == 0)
         settle_import(runtime, import_id)  # an empty object has no chunk that could ask for it
 
 

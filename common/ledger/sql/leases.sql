@@ -16,3 +16,23 @@ WITH expired AS MATERIALIZED (
     WHERE c.state = 'leased' AND c.lease_expires_at < now() AND a.pid <> pg_backend_pid()
 )
 SELECT pg_terminate_backend(pid) FROM expired
+
+-- name: is_work_waiting
+-- Whether any worker could start something: a plan, or a chunk of a running import's window, due and held by nobody.
+-- Of the window only: chunks behind it wait for those before them, and a worker may well have none to do. Every worker
+-- asks all the time, so what a dead worker holds counts from the end of its lease on: asked whether its backend lives,
+-- 100 imports with 800 chunks in work took 12 ms; so 0.7.
+SELECT EXISTS (
+           SELECT FROM imports
+           WHERE not_before <= now() AND (state = 'pending' OR state = 'planning' AND lease_expires_at < now()))
+    OR EXISTS (
+           SELECT FROM imports AS i
+           CROSS JOIN LATERAL (
+               SELECT state, not_before, lease_expires_at
+               FROM chunks
+               WHERE import_id = i.id AND state <> 'done'
+               ORDER BY number
+               LIMIT %(window)s) AS c
+           WHERE i.state = 'running'
+             AND c.not_before <= now()
+             AND (c.state = 'waiting' OR c.lease_expires_at < now())) AS waiting
