@@ -33,17 +33,26 @@ OLDEST_PYTHON = (3, 11)
 #: The lock is resolved by uv: pip's own ``freeze`` or ``lock`` leaves out what only another patch
 #: release needs (async-timeout below 3.11.3, the Python of Debian 12, which then fails at import).
 UV = "uv==0.13.8"
-LOCK_HEADER = "# Made by `python3 run.py lock` from requirements.in. Do not edit.\n"
+LOCK_HEADER = "# Made by `python3 run.py lock` from {}. Do not edit.\n"
+#: What is locked, by its source: the project, and what one contender of the benchmark needs, apart from the project.
+LOCKS = {ROOT / "requirements.in": LOCK, ROOT / "tests/bench/dlt.in": ROOT / "tests/bench/dlt.lock"}
 
 COMMANDS = {
     "demo": "start everything, import a million events, check every row, stop",
     "up": "start the servers and the service, and stay (--workers N, --port P)",
     "test": "run the tests; what follows goes to pytest",
+    "bench": "measure imports beside plain COPY, hand-written SQL and dlt (--help)",
     "lint": "ruff, ruff format, mypy and import-linter, all four",
     "penstock": "the service's own command: projects and keys (penstock admin --help)",
-    "lock": "resolve requirements.in into requirements.lock again",
+    "lock": "resolve requirements.in into requirements.lock again, and the benchmark's",
 }
-MODULES = {"demo": "deploy.local.demo", "up": "deploy.local.up", "test": "pytest", "penstock": "api.command"}
+MODULES = {
+    "demo": "deploy.local.demo",
+    "up": "deploy.local.up",
+    "test": "pytest",
+    "bench": "tests.bench",
+    "penstock": "api.command",
+}
 
 
 class Stop(Exception):
@@ -169,19 +178,25 @@ def lock() -> int:
     """Resolve the newest versions for every 3.11 and later, with hashes and without any index's address."""
     with tempfile.TemporaryDirectory(prefix="penstock-lock-") as scratch:
         venv = Path(scratch) / "venv"
-        fresh = Path(scratch) / "requirements.lock"
         check([base_python(), "-m", "venv", "--without-pip", str(venv)], "could not make a scratch venv")
         check([*pip_for(venv / "bin" / "python"), "install", "-q", UV], f"could not install {UV}")
-        compile_command = [str(venv / "bin" / "uv"), "pip", "compile", "--quiet", "--universal"]
-        compile_command += ["--python-version", ".".join(map(str, OLDEST_PYTHON)), "--generate-hashes"]
-        compile_command += ["--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--no-header"]
-        check([*compile_command, "requirements.in", "-o", str(fresh)], "uv could not resolve requirements.in")
-        text = fresh.read_text()
-    if "://" in text:
-        raise Stop("requirements.lock would name an address of this machine's index; it was left as it is.")
-    LOCK.write_text(LOCK_HEADER + text)
-    print(f"run.py: requirements.lock now holds {text.count('==')} pins")
+        for source, target in LOCKS.items():
+            resolve(venv / "bin" / "uv", source, target, fresh=Path(scratch) / "fresh.lock")
     return 0
+
+
+def resolve(uv: Path, source: Path, target: Path, *, fresh: Path) -> None:
+    """Let uv resolve one file of requirements into its lock, ``fresh`` first, so that a failure changes nothing."""
+    fresh.unlink(missing_ok=True)  # uv would prefer the pins it finds there
+    command = [str(uv), "pip", "compile", "--quiet", "--universal"]
+    command += ["--python-version", ".".join(map(str, OLDEST_PYTHON)), "--generate-hashes"]
+    command += ["--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--no-header"]
+    check([*command, str(source), "-o", str(fresh)], f"uv could not resolve {source.name}")
+    text = fresh.read_text()
+    if "://" in text:
+        raise Stop(f"{target.name} would name an address of this machine's index; it was left as it is.")
+    target.write_text(LOCK_HEADER.format(source.name) + text)
+    print(f"run.py: {target.name} now holds {text.count('==')} pins")
 
 
 # --- processes

@@ -196,7 +196,7 @@ class Client:
         document: dict[str, Any] = json.loads(self._call("GET", url)[1])
         return document
 
-    def post(self, url: str, document: dict[str, str]) -> str:
+    def post(self, url: str, document: dict[str, Any]) -> str:
         """Send a document and return the answer's Location. Raises `Failed` where it is not taken."""
         headers, _ = self._call("POST", url, json.dumps(document).encode())
         return str(headers["Location"])
