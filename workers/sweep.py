@@ -67,12 +67,19 @@ def _end_expired_holders(runtime: Runtime) -> None:
 
 
 def _send_again(runtime: Runtime) -> None:
-    """Send what was lost. While nobody knows how long the queue is, the broker would not take anything either."""
+    """Send what was lost. While nobody knows how long the queue is, the broker would not take anything either.
+
+    No more than are missing in the queue: what has waited there for long is not lost. Sent again all the same, an
+    import had more messages than its window, and with each of them one more turn than the others (36 % of the chunks
+    instead of 25).
+    """
     settings, waiting = runtime.settings, runtime.dispatch.queue_length()
     if waiting is None or waiting >= settings.resend_queue_bound:
         return
-    room = settings.resend_queue_bound - waiting
     with runtime.database.transaction() as tx:
+        room = min(leases.count_due(tx, window=settings.window), settings.resend_queue_bound) - waiting
+        if room <= 0:
+            return
         plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=room)
         loads = chunks.send_chunks_again(tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room)
     for import_id in plans:

@@ -24,3 +24,8 @@ def end_expired_holders(tx: Tx) -> int:
 def is_work_waiting(tx: Tx, *, window: int) -> bool:
     """Return whether some plan or chunk is due that nobody holds: work for whichever worker hears of it first."""
     return bool(tx.one(_SQL["is_work_waiting"], window=window).waiting)
+
+
+def count_due(tx: Tx, *, window: int) -> int:
+    """Return how many plans and chunks are due and held by nobody alive; each should have a message in the queue."""
+    return int(tx.one(_SQL["count_due"], window=window).due)

@@ -54,6 +54,17 @@ def test_chunks_whose_messages_were_lost_are_sent_again_up_to_the_window(stage: 
     assert stage.sent.loads == ids[:3]
 
 
+def test_what_merely_waits_in_the_queue_for_long_is_not_sent_again(stage: Stage) -> None:
+    """A second message would give its import a second turn, at the cost of the others."""
+    stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+    for waiting, sent in ((3, 0), (5, 0), (1, 2)):
+        stage.sent.waiting = waiting
+        sweep(stage.runtime)
+        assert len(stage.sent.loads) == sent
+
+
 def test_nothing_is_sent_again_while_the_queue_is_long_or_unknown(stage: Stage) -> None:
     stage.planned(ndjson(event("a")))
     stage.sent.loads.clear()

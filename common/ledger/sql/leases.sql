@@ -36,3 +36,24 @@ SELECT EXISTS (
            WHERE i.state = 'running'
              AND c.not_before <= now()
              AND (c.state = 'waiting' OR c.lease_expires_at < now())) AS waiting
+
+-- name: count_due
+-- How many plans and chunks any worker could start: as above, and what a dead worker holds. As many messages should be
+-- in the queue.
+SELECT (SELECT count(*)
+        FROM imports
+        WHERE not_before <= now()
+          AND (state = 'pending'
+               OR state = 'planning' AND (lease_expires_at < now() OR NOT holder_lives(holder_pid, holder_started))))
+     + (SELECT count(*)
+        FROM imports AS i
+        CROSS JOIN LATERAL (
+            SELECT state, not_before, lease_expires_at, holder_pid, holder_started
+            FROM chunks
+            WHERE import_id = i.id AND state <> 'done'
+            ORDER BY number
+            LIMIT %(window)s) AS c
+        WHERE i.state = 'running'
+          AND c.not_before <= now()
+          AND (c.state = 'waiting'
+               OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))) AS due
