@@ -15,6 +15,7 @@ from common.errors import Refusal, Terminal
 from common.live.connection import Live
 from common.live.slots import Slots
 from common.model.imports import ACTIVE
+from common.model.sources import SourceRef
 from tests.stage import Stage, event, ndjson
 from workers.imports.plan import plan_import
 from workers.imports.settle import fail_import
@@ -173,6 +174,29 @@ def test_under_any_race_no_more_than_the_limit_are_active_and_no_slot_leaks(stag
     assert most_at_once(stage) == 5
     sweep(stage.runtime)
     assert members(client, stage.caller.project_id) == set()
+
+
+def test_the_limit_holds_in_a_database_that_prefers_another_isolation(stage: Stage) -> None:
+    """Under "repeatable read" the count behind the lock is as old as the transaction: 23 were let in, not 3."""
+    name = stage.query("SELECT current_database() AS name")[0].name
+    with stage.runtime.database.transaction() as tx:
+        tx.run(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    try:
+        stage.runtime = stage.worker(import_limit=3)
+        stage.runtime.slots = Slots(Live(NOBODY, timeout_seconds=0.2))
+
+        def start(number: int) -> bool:
+            try:
+                stage.start(SourceRef("b", "k"), collection=str(number))
+            except Refusal:
+                return False
+            return True
+
+        with ThreadPoolExecutor(24) as pool:
+            assert sum(pool.map(start, range(24))) == 3
+    finally:
+        with stage.runtime.database.transaction() as tx:
+            tx.run(f"ALTER DATABASE {name} RESET default_transaction_isolation")
 
 
 def most_at_once(stage: Stage) -> int:
