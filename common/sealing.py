@@ -1,7 +1,8 @@
 """Seals callers' S3 credentials: only who has the sealing key, and names the same import, can open them.
 
 AES-256-GCM of the cryptography library. The import's id is bound in as associated data, so that a row's secret moved
-to another import does not open. A fresh random nonce a seal; keys rotate by putting a new one in front.
+to another import does not open. A fresh random nonce a seal. A new key first opens everywhere, and then moves to
+the front.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _NONCE_BYTES = 12
 
 
 class Sealer:
-    """Seals with the newest key, opens with any."""
+    """Seals with the first key, opens with any."""
 
     def __init__(self, keys: str) -> None:
-        """Take comma-separated base64 keys of 32 bytes, the newest first. Raises SettingsError."""
+        """Take comma-separated base64 keys of 32 bytes, the one to seal with first. Raises SettingsError."""
         decoded = [_decode(key) for key in keys.split(",") if key.strip()]
         if not decoded:
             message = "PENSTOCK_SEALING_KEYS holds no key"
