@@ -214,6 +214,32 @@ def test_of_several_hops_only_the_last_is_believed(settings: Settings, before: s
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "caller"),
+    [
+        ("192.0.2.44, 10.0.0.1", "192.0.2.44"),
+        ("192.0.2.44, 10.0.0.2, ::ffff:10.0.0.1", "192.0.2.44"),
+        ("1.2.3.4, 192.0.2.44, 10.0.0.1", "192.0.2.44"),
+        ("10.0.0.9, 192.0.2.44,10.0.0.1", "192.0.2.44"),
+        ('"10.0.0.9, 192.0.2.44, 10.0.0.1', "192.0.2.44"),
+        ("2001:db8::7, 10.0.0.1", "2001:db8::7"),
+        ("192.0.2.44, garbage, 10.0.0.1", "10.0.0.1"),
+        ("192.0.2.44, , 10.0.0.1", "10.0.0.1"),
+        ("192.0.2.44, 10.0.0.1, garbage", PROXY),
+        ("10.0.0.2, 10.0.0.1", "10.0.0.2"),
+        ("10.0.0.2, 192.0.2.44", "192.0.2.44"),
+    ],
+)
+def test_of_several_named_hops_the_first_that_is_not_named_is_the_caller(
+    settings: Settings, forwarded: str, caller: str
+) -> None:
+    headers = {"X-Forwarded-For": forwarded}
+    with door(settings, proxies=f"{PROXY}, 10.0.0.0/8") as client:
+        where = client.get("/where", headers=headers, environ_base={"REMOTE_ADDR": PROXY}).get_json()
+
+    assert where["address"] == caller
+
+
+@pytest.mark.parametrize(
     "value", ["", ",", " , ", '"', "unknown", "1.2.3.4:80:", "[::1", "a b", "ev\tents", "http://x", "é"]
 )
 def test_malformed_forwarded_headers_of_a_proxy_are_left_out(
