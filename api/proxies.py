@@ -10,9 +10,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.web import HOST
 from common.settings import matches, read_networks
+from common.telemetry import get_logger
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = get_logger(__name__)
 
 
 def _is_address(text: str) -> bool:
@@ -41,11 +44,16 @@ class BelievedProxies:
         self._app = app
         self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1)
         self._networks = read_networks(proxies)
+        self._told = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve the request."""
         peer = environ.get("REMOTE_ADDR", "")
         if not self._is_named(peer):
+            if "HTTP_X_FORWARDED_FOR" in environ and not self._told:
+                self._told = True
+                # If it is a proxy, all callers behind it are one address, and share the count of its failures.
+                log.warning("forwarded_for_not_believed", peer=peer, setting="PENSTOCK_PROXIES")
             return self._app(environ, start_response)
         if caller := self._caller(environ.pop("HTTP_X_FORWARDED_FOR", "")):
             environ["HTTP_X_FORWARDED_FOR"] = caller

@@ -239,6 +239,24 @@ def test_of_several_named_hops_the_first_that_is_not_named_is_the_caller(
     assert where["address"] == caller
 
 
+def test_an_operator_is_told_once_of_a_proxy_that_is_not_named(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with door(settings, proxies=PROXY) as client:
+        client.get("/where", headers=FORWARDED, environ_base={"REMOTE_ADDR": PROXY})
+        client.get("/where", environ_base={"REMOTE_ADDR": STRANGER})
+        assert "forwarded_for_not_believed" not in capsys.readouterr().err
+        for _ in range(3):
+            client.get("/where", headers=FORWARDED, environ_base={"REMOTE_ADDR": STRANGER})
+        (line,) = (line for line in told(capsys) if line["event"] != "request")
+
+    assert (line["event"], line["peer"], line["setting"]) == (
+        "forwarded_for_not_believed",
+        STRANGER,
+        "PENSTOCK_PROXIES",
+    )
+
+
 @pytest.mark.parametrize(
     "value", ["", ",", " , ", '"', "unknown", "1.2.3.4:80:", "[::1", "a b", "ev\tents", "http://x", "é"]
 )
