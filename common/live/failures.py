@@ -8,6 +8,7 @@ its first. Nobody can guess 256 bits: the limit keeps floods off Postgres, so wh
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import cast
 
@@ -21,9 +22,15 @@ log = get_logger(__name__)
 _KEY = "penstock:failures"
 _SCRIPT = (files("common.live") / "lua" / "count_failures.lua").read_text()
 _SECONDS = 60
-#: Addresses, and keys at addresses, that are counted: 1 MB when all are taken. Who finds no room is not limited: to
-#: refuse him would let whoever fills the hash lock out everybody else.
+#: Names that are counted in all: 1 MB when all are taken. Who finds no room is not limited: to refuse him would let
+#: whoever fills the hash lock out everybody else.
 _MOST_NAMES = 20_000
+#: With so many, keys at addresses find no room any more: one address can name a hundred, and 256 networks of IPv6
+#: filled the hash with them, after which nobody new was limited. So half of the room takes 10,000 addresses.
+_MOST_NAMES_FOR_KEYS = 10_000
+#: How much more than an address a site of IPv6 may have, its /48: a provider gives it away with 65,536 networks, which
+#: are as many addresses here. Now ten sites or more are needed to fill the hash, within the minute.
+_SITE = 10
 
 
 class Failures:
@@ -50,17 +57,17 @@ class Failures:
             return
         limits = self._limits(address, key_id)
         nothing: list[int] = []
-        counts = self._live.ask(lambda client: _count(client, list(limits)), otherwise=nothing)
+        counts = self._live.ask(lambda client: _count(client, limits), otherwise=nothing)
         for name, count in zip(limits, counts, strict=False):
             if count == limits[name]:
-                # Once a minute for each; an address alone, or with the id of the key.
+                # Once a minute for each; an address alone, or with the id of the key, or a site.
                 log.warning("too_many_failures", who=name, failures=count)
 
     def _limits(self, address: str, key_id: str | None) -> dict[str, int]:
         """Return the names that a failure is counted under, and the most failures of each."""
-        network = _network(address)
+        network, site = _networks(address)
         one_key = {f"{network} {key_id}": max(self._most // 10, 1)} if key_id else {}
-        return {network: self._most, **one_key}
+        return {network: self._most, **({site: self._most * _SITE} if site else {}), **one_key}
 
 
 def _seconds_to_wait(client: redis.Redis, limits: dict[str, int]) -> int:
@@ -72,16 +79,19 @@ def _seconds_to_wait(client: redis.Redis, limits: dict[str, int]) -> int:
     return max(left, 1) if over else 0
 
 
-def _count(client: redis.Redis, names: list[str]) -> list[int]:
-    return cast(list[int], client.register_script(_SCRIPT)(keys=[_KEY], args=[_MOST_NAMES, _SECONDS, *names]))
+def _count(client: redis.Redis, names: Iterable[str]) -> list[int]:
+    rooms = [part for name in names for part in (name, _MOST_NAMES_FOR_KEYS if " " in name else _MOST_NAMES)]
+    return cast(list[int], client.register_script(_SCRIPT)(keys=[_KEY], args=[_SECONDS, *rooms]))
 
 
-def _network(address: str) -> str:
-    """Return whom an address stands for. Of IPv6 its /64: whoever has one has all of it."""
+def _networks(address: str) -> tuple[str, str | None]:
+    """Return whom an address stands for, and the site it is of. Of IPv6 its /64: whoever has one has all of it."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return "unknown"  # a socket of the file system, say
+        return "unknown", None  # a socket of the file system, say
     if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))
+        return str(found), None
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped), None
+    return str(ipaddress.IPv6Address(int(found) >> 64 << 64)), f"{ipaddress.IPv6Address(int(found) >> 80 << 80)}/48"

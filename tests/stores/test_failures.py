@@ -70,9 +70,13 @@ def test_memory_is_bounded_whatever_is_sent(
     counted: Failures, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "_MOST_NAMES", 50)
+    monkeypatch.setattr(failures, "_MOST_NAMES_FOR_KEYS", 30)
     counted.count("10.0.0.1", None)
     for n in range(100):
         counted.count("10.0.0.2", f"{n:012x}")
+    assert client.hlen("penstock:failures") == 30
+    for n in range(100):
+        counted.count(f"10.1.0.{n}", f"{n:012x}")
     counted.count("x" * 100_000, None)
     counted.count("", None)
     counted.count("fe80::1%eth0", None)
@@ -84,6 +88,31 @@ def test_memory_is_bounded_whatever_is_sent(
         counted.count("10.0.0.1", None)
     assert counted.seconds_to_wait("10.0.0.1", None), "who is in the hash is counted on"
     assert counted.seconds_to_wait("10.9.9.9", None) == 0, "who finds no room is not refused"
+
+
+def test_keys_at_addresses_leave_newcomers_their_room(
+    counted: Failures, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "_MOST_NAMES", 40)
+    monkeypatch.setattr(failures, "_MOST_NAMES_FOR_KEYS", 20)
+    for n in range(100):
+        counted.count(f"2001:db8:0:{n % 8:x}::1", f"{n:012x}")
+    for _ in range(20):
+        counted.count("10.0.0.1", KEY)
+
+    assert client.hlen("penstock:failures") < 40
+    assert counted.seconds_to_wait("10.0.0.1", OTHER_KEY), "a newcomer found no room"
+
+
+def test_a_site_of_ipv6_may_have_ten_times_what_an_address_may(counted: Failures, client: redis.Redis) -> None:
+    """A /48 has 65,536 networks: without this its owner fills the hash, and is not limited himself."""
+    for n in range(300):
+        if not counted.seconds_to_wait(f"2001:db8:7:{n:x}::1", None):
+            counted.count(f"2001:db8:7:{n:x}::1", None)
+
+    assert client.hget("penstock:failures", "2001:db8:7::/48") == b"200"
+    assert client.hlen("penstock:failures") == 201
+    assert counted.seconds_to_wait("2001:db8:8::1", None) == 0
 
 
 def test_an_operator_is_told_once_a_minute_who_it_is(counted: Failures) -> None:
