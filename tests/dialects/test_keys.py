@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from api import callers
 from api.app import create_app
 from api.callers import PUSH, create_key
 from api.command import main
@@ -129,6 +132,51 @@ def test_a_key_that_opened_before_is_served_beside_a_bad_neighbour(client: Flask
     assert ask(client, key).status_code == 200
     assert ask(client, key, **NEIGHBOUR).status_code == 200
     assert ask(client, None).status_code == 401
+
+
+def test_a_key_that_opened_is_served_beside_a_bad_neighbour_after_a_restart_too(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    assert ask(client, key).status_code == 200
+    assert ask_connect(client, key, stage.caller.project_id).status_code == 404
+    flood(any_wrong(client))
+
+    with app_with(stage) as restarted:
+        assert ask(restarted, key).status_code == 200
+        assert ask_connect(restarted, key, stage.caller.project_id).status_code == 404
+        assert ask(restarted, WRONG).status_code == 429
+        assert ask(restarted, key[:-1] + ("a" if key[-1] != "a" else "b")).status_code == 429
+        assert ask_connect(restarted, key, "0" * 32).status_code == 429
+
+
+def test_a_revoked_key_is_spared_by_no_process(client: FlaskClient, stage: Stage, key: str) -> None:
+    assert ask(client, key).status_code == 200
+    stage.query("UPDATE api_keys SET revoked_at = now() WHERE id = %(id)s RETURNING id", id=key.split("_")[1])
+    with app_with(stage) as restarted:
+        assert flood(lambda: ask(restarted, key)) == 10, "a revoked key is no longer spared"
+    assert flood(lambda: ask(client, key)) == 1, "by its own memory, once"
+
+
+def test_a_mark_in_redis_stays_while_its_key_is_used_and_tells_nothing_of_it(
+    client: FlaskClient, stage: Stage, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key_id, secret = key.split("_", 2)
+    (row,) = stage.query("SELECT secret_sha256 FROM api_keys WHERE id = %(id)s", id=key_id)
+    digest = bytes(row.secret_sha256)
+    with redis.Redis.from_url(stage.settings.redis_url) as live:
+        assert ask(client, WRONG).status_code == 401
+        assert live.keys("penstock:opened:*") == [], "what did not open is remembered"
+        assert ask(client, key).status_code == 200
+        (mark,) = live.keys("penstock:opened:*")
+        for secret_part in (key_id, secret, digest.hex(), b64encode(digest).decode(), stage.caller.project_id):
+            assert secret_part not in f"{mark!r} {live.get(mark)!r}"
+
+        live.delete(mark)
+        assert ask(client, key).status_code == 200
+        assert live.keys("penstock:opened:*") == [], "marked at each request"
+        monkeypatch.setattr(callers, "_MARK_AGAIN_SECONDS", 0.0)
+        assert ask(client, key).status_code == 200
+        assert live.keys("penstock:opened:*") == [mark]
 
 
 def test_another_address_is_not_touched(client: FlaskClient, key: str) -> None:
