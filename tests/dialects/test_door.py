@@ -283,6 +283,28 @@ def test_a_base_url_stands_above_what_a_proxy_says(settings: Settings, stage: St
     assert created.headers["Location"].startswith("https://public.example.com/events/api/imports/")
 
 
+# --- idempotency keys
+
+
+def test_an_idempotency_key_makes_one_import_on_all_wires(client: FlaskClient, stage: Stage, key: str) -> None:
+    once = {"Idempotency-Key": "once"}
+    url = stage.put(b"").url
+    s3 = {"collection": "c", "s3Path": url, "s3AccessKeyId": "AK", "s3SecretAccessKey": "S"}
+    connect = {"X-Project-Id": stage.caller.project_id, "X-API-Key": key, **once}
+    first = client.post("/event-import", json=s3, headers=connect)
+
+    asked = {"collection": "c", "source": {"url": url, "accessKeyId": "AK", "secretAccessKey": "S"}}
+    native = {"Authorization": f"Bearer {key}", **once}
+    other = client.post("/api/imports", json=asked, headers=native)
+    mapping = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
+    same = client.post("/api/imports", json={**asked, "mapping": mapping}, headers=native)
+
+    assert (first.status_code, same.status_code, other.status_code) == (201, 201, 422)
+    assert same.headers["Idempotent-Replayed"] == "true"
+    assert first.headers["Location"].endswith(same.get_json()["id"]), "another import"
+    assert other.get_json()["code"] == "idempotency_key_reused", "its lines would be read in another way"
+
+
 # --- health
 
 
