@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from common.errors import PenstockError, Refusal
 from common.ledger import projects
 from common.ledger.database import Database, DriverError, Tx
-from common.live.failures import Failures
+from common.live.failures import OPENED_SECONDS, Failures
 from common.model.ids import parse_id
 from common.telemetry import bind, get_logger
 
@@ -30,8 +31,8 @@ _KEY = re.compile(r"pk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 #: Compared against where no such key exists, so that the answer takes as long.
 _NOBODY = hashlib.sha256(b"nobody").digest()
 
-#: How long a key that opened is spared the count of its address's failures: those may be a neighbour's.
-_KNOWN_SECONDS = 600.0
+#: How long a process spares what opened without asking Redis, and marks it there again while it is used.
+_MARK_AGAIN_SECONDS = 60.0
 _MOST_KNOWN = 10_000
 
 
@@ -93,6 +94,11 @@ class _Shown:
         digest = hashlib.sha256((parts[2] if parts else "").encode()).digest()
         return cls(parts[1] if parts else None, digest, None if project is None else parse_id(project) or "none")
 
+    def mark(self) -> str:
+        """Return what it is known by in Redis: neither the key, nor its id, nor the digest that Postgres has."""
+        parts = ("penstock opened", self.key_id or "", self.digest.hex(), self.project_id or "")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
 
 class Callers:
     """Tells who asks. One a process, for all its threads."""
@@ -101,8 +107,9 @@ class Callers:
         """Take where keys are stored, and where failures are counted."""
         self._database = database
         self._failures = failures
-        #: By what opened: until when it is spared. What is here was right once, so strangers cannot fill it.
-        self._known: dict[_Shown, float] = {}
+        #: By what opened: when it was marked. What is here was right once, so strangers cannot fill it. Redis has it
+        #: for every process, and after a restart; this copy is for a Redis that hangs or has lost it.
+        self._marked: dict[_Shown, float] = {}
 
     def identify(self, credential: str | None, *, address: str, project: str | None = None) -> Caller:
         """Return who shows the credential, and, where a dialect sends a project beside it, that they belong together.
@@ -113,18 +120,22 @@ class Callers:
         if credential is None:
             raise _refusal()  # nothing was tried, so nothing is counted
         shown = _Shown.read(credential, project)
-        known = self._known.get(shown, 0.0) > time.monotonic()
-        wait = 0 if known else self._failures.seconds_to_wait(address, shown.key_id)
+        mark, age = shown.mark(), time.monotonic() - self._marked.get(shown, -math.inf)
+        known = age < OPENED_SECONDS
+        wait = 0 if known else self._failures.seconds_to_wait(address, shown.key_id, mark)
         if wait:
             text = "Too many requests from your address showed a key that opens nothing. Wait, and try the right one."
             raise Refusal("too_many_failures", text, retryAfter=wait)
         key = self._find(shown)
         if key is None:
-            self._known.pop(shown, None)
+            self._marked.pop(shown, None)
             if wait is not None:  # a Redis that did not answer is not asked twice
-                self._failures.count(address, shown.key_id)
+                self._failures.count(address, shown.key_id, mark)
             raise _refusal()
-        self._spare(shown)
+        if age > _MARK_AGAIN_SECONDS:
+            self._note_opened(shown)
+            if wait is not None:
+                self._failures.spare(mark)
         self._note_use(key)
         bind(project_id=key.project_id, key_id=key.id)
         return Caller(key.project_id, key.project_name, key.id, key.scopes, key.import_limit)
@@ -138,10 +149,10 @@ class Callers:
         right = hmac.compare_digest(shown.digest, key.secret_sha256 if key else _NOBODY)
         return key if key and right and shown.project_id in (None, key.project_id) else None
 
-    def _spare(self, shown: _Shown) -> None:
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known[shown] = time.monotonic() + _KNOWN_SECONDS
+    def _note_opened(self, shown: _Shown) -> None:
+        if len(self._marked) >= _MOST_KNOWN:
+            self._marked.clear()
+        self._marked[shown] = time.monotonic()
 
     def _note_use(self, key: projects.Key) -> None:
         if not key.use_is_due:

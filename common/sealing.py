@@ -1,7 +1,8 @@
 """Seals callers' S3 credentials: only who has the sealing key, and names the same import, can open them.
 
 AES-256-GCM of the cryptography library. The import's id is bound in as associated data, so that a row's secret moved
-to another import does not open. A fresh random nonce a seal; keys rotate by putting a new one in front.
+to another import does not open. A fresh random nonce a seal. A new key first opens everywhere, and then moves to
+the front.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.errors import Terminal
 from common.model.imports import Credentials
@@ -23,15 +26,16 @@ _NONCE_BYTES = 12
 
 
 class Sealer:
-    """Seals with the newest key, opens with any."""
+    """Seals with the first key, opens with any."""
 
     def __init__(self, keys: str) -> None:
-        """Take comma-separated base64 keys of 32 bytes, the newest first. Raises SettingsError."""
-        self._keys = [_decode(key) for key in keys.split(",") if key.strip()]
-        if not self._keys:
+        """Take comma-separated base64 keys of 32 bytes, the one to seal with first. Raises SettingsError."""
+        decoded = [_decode(key) for key in keys.split(",") if key.strip()]
+        if not decoded:
             message = "PENSTOCK_SEALING_KEYS holds no key"
             raise SettingsError(message)
-        self._ciphers = [AESGCM(key) for key in self._keys]
+        self._ciphers = [AESGCM(key) for key in decoded]
+        self._fingerprint_keys = [_fingerprint_key(key) for key in decoded]
 
     def seal(self, import_id: str, credentials: Credentials) -> bytes:
         """Return the credentials as bytes that only ``open`` with the same id can read."""
@@ -55,15 +59,20 @@ class Sealer:
 
     def fingerprint(self, request: str) -> bytes:
         """Return 32 bytes that stand for a request, and tell nobody without our key what it was."""
-        return _fingerprint(self._keys[0], request)
+        return _fingerprint(self._fingerprint_keys[0], request)
 
     def has_fingerprint(self, request: str, fingerprint: bytes) -> bool:
         """Return whether the fingerprint is the request's, by any of our keys: they may have been rotated since."""
-        return any(hmac.compare_digest(_fingerprint(key, request), fingerprint) for key in self._keys)
+        return any(hmac.compare_digest(_fingerprint(key, request), fingerprint) for key in self._fingerprint_keys)
+
+
+def _fingerprint_key(key: bytes) -> bytes:
+    """Derive a key: one that encrypts is used for nothing else."""
+    return HKDF(SHA256(), length=32, salt=None, info=b"penstock fingerprint").derive(key)
 
 
 def _fingerprint(key: bytes, request: str) -> bytes:
-    return hmac.digest(key, b"penstock fingerprint\0" + request.encode(), "sha256")
+    return hmac.digest(key, request.encode(), "sha256")
 
 
 def _decode(key: str) -> bytes:

@@ -89,6 +89,7 @@ class ImportSpec:
         """Return the request in one form, without its credentials: equal texts ask for the same import.
 
         Holds only what differs from a default, so that a field of a later version changes no request of an earlier.
+        Knows no dialect, on purpose: who asks again on another wire, for the same mapping too, gets the same import.
         """
         return "import " + json.dumps(_asked(self), sort_keys=True)
 

@@ -214,6 +214,50 @@ def test_of_several_hops_only_the_last_is_believed(settings: Settings, before: s
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "caller"),
+    [
+        ("192.0.2.44, 10.0.0.1", "192.0.2.44"),
+        ("192.0.2.44, 10.0.0.2, ::ffff:10.0.0.1", "192.0.2.44"),
+        ("1.2.3.4, 192.0.2.44, 10.0.0.1", "192.0.2.44"),
+        ("10.0.0.9, 192.0.2.44,10.0.0.1", "192.0.2.44"),
+        ('"10.0.0.9, 192.0.2.44, 10.0.0.1', "192.0.2.44"),
+        ("2001:db8::7, 10.0.0.1", "2001:db8::7"),
+        ("192.0.2.44, garbage, 10.0.0.1", "10.0.0.1"),
+        ("192.0.2.44, , 10.0.0.1", "10.0.0.1"),
+        ("192.0.2.44, 10.0.0.1, garbage", PROXY),
+        ("10.0.0.2, 10.0.0.1", "10.0.0.2"),
+        ("10.0.0.2, 192.0.2.44", "192.0.2.44"),
+    ],
+)
+def test_of_several_named_hops_the_first_that_is_not_named_is_the_caller(
+    settings: Settings, forwarded: str, caller: str
+) -> None:
+    headers = {"X-Forwarded-For": forwarded}
+    with door(settings, proxies=f"{PROXY}, 10.0.0.0/8") as client:
+        where = client.get("/where", headers=headers, environ_base={"REMOTE_ADDR": PROXY}).get_json()
+
+    assert where["address"] == caller
+
+
+def test_an_operator_is_told_once_of_a_proxy_that_is_not_named(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with door(settings, proxies=PROXY) as client:
+        client.get("/where", headers=FORWARDED, environ_base={"REMOTE_ADDR": PROXY})
+        client.get("/where", environ_base={"REMOTE_ADDR": STRANGER})
+        assert "forwarded_for_not_believed" not in capsys.readouterr().err
+        for _ in range(3):
+            client.get("/where", headers=FORWARDED, environ_base={"REMOTE_ADDR": STRANGER})
+        (line,) = (line for line in told(capsys) if line["event"] != "request")
+
+    assert (line["event"], line["peer"], line["setting"]) == (
+        "forwarded_for_not_believed",
+        STRANGER,
+        "PENSTOCK_PROXIES",
+    )
+
+
+@pytest.mark.parametrize(
     "value", ["", ",", " , ", '"', "unknown", "1.2.3.4:80:", "[::1", "a b", "ev\tents", "http://x", "é"]
 )
 def test_malformed_forwarded_headers_of_a_proxy_are_left_out(
@@ -237,6 +281,28 @@ def test_a_base_url_stands_above_what_a_proxy_says(settings: Settings, stage: St
         created = start(client, stage, key, headers=FORWARDED, environ_base={"REMOTE_ADDR": PROXY})
 
     assert created.headers["Location"].startswith("https://public.example.com/events/api/imports/")
+
+
+# --- idempotency keys
+
+
+def test_an_idempotency_key_makes_one_import_on_all_wires(client: FlaskClient, stage: Stage, key: str) -> None:
+    once = {"Idempotency-Key": "once"}
+    url = stage.put(b"").url
+    s3 = {"collection": "c", "s3Path": url, "s3AccessKeyId": "AK", "s3SecretAccessKey": "S"}
+    connect = {"X-Project-Id": stage.caller.project_id, "X-API-Key": key, **once}
+    first = client.post("/event-import", json=s3, headers=connect)
+
+    asked = {"collection": "c", "source": {"url": url, "accessKeyId": "AK", "secretAccessKey": "S"}}
+    native = {"Authorization": f"Bearer {key}", **once}
+    other = client.post("/api/imports", json=asked, headers=native)
+    mapping = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
+    same = client.post("/api/imports", json={**asked, "mapping": mapping}, headers=native)
+
+    assert (first.status_code, same.status_code, other.status_code) == (201, 201, 422)
+    assert same.headers["Idempotent-Replayed"] == "true"
+    assert first.headers["Location"].endswith(same.get_json()["id"]), "another import"
+    assert other.get_json()["code"] == "idempotency_key_reused", "its lines would be read in another way"
 
 
 # --- health

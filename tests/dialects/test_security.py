@@ -13,6 +13,8 @@ from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key
 from tests.dialects.connect import seed
 from tests.stage import Stage, event, ndjson
 
+pytestmark = pytest.mark.usefixtures("a_long_minute")
+
 #: Routes that ask nobody who they are: they tell nothing of anybody's.
 OPEN = {"GET /healthz", "GET /readyz", "GET /api/openapi.json"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -134,6 +136,16 @@ def test_a_fingerprint_survives_the_rotation_of_its_key_and_tells_nothing_withou
     assert Sealer(f"{new},{old}").has_fingerprint("import {}", fingerprint)
     assert not Sealer(new).has_fingerprint("import {}", fingerprint)
     assert not Sealer(old).has_fingerprint("import []", fingerprint)
+
+
+def test_a_fingerprint_has_a_key_of_its_own_the_same_in_every_version() -> None:
+    """Written out after RFC 5869: another derivation would refuse, for a day, whoever repeats a request."""
+    sealing_key = bytes(range(32))
+    drawn = hmac.digest(bytes(32), sealing_key, "sha256")
+    derived = hmac.digest(drawn, b"penstock fingerprint\x01", "sha256")
+    sealer = Sealer(base64.b64encode(sealing_key).decode())
+
+    assert sealer.fingerprint("import {}") == hmac.digest(derived, b"import {}", "sha256")
 
 
 def test_what_a_request_asked_for_is_one_text_without_its_credentials() -> None:

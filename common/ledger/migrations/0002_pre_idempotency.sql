@@ -8,4 +8,6 @@ CREATE TABLE idempotency_keys (
     created_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (project_id, key)
 );
+-- Whoever deletes an import, or a project with its own, deletes its keys: without this, a walk over a day's keys each.
+CREATE INDEX idempotency_keys_by_import ON idempotency_keys (import_id);
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);

@@ -35,6 +35,7 @@ def test_keys_rotate_old_seals_open_until_their_key_is_taken_away() -> None:
     sealed = Sealer(OLD).seal(IMPORT, KEYS)
 
     assert Sealer(f"{NEW},{OLD}").open(IMPORT, sealed) == KEYS
+    assert Sealer(f"{OLD},{NEW}").open(IMPORT, Sealer(f"{NEW},{OLD}").seal(IMPORT, KEYS)) == KEYS
     with pytest.raises(Terminal):
         Sealer(f"{OLD}").open(IMPORT, Sealer(f"{NEW},{OLD}").seal(IMPORT, KEYS))
     with pytest.raises(Terminal):
