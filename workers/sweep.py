@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _LOCK = 0x5377656570
 _PR_SET_PDEATHSIG = 1
+#: A message is taken for lost after so many times PENSTOCK_RESEND_SECONDS, whatever the length of the queue says.
+_SURELY_LOST = 10
 
 
 def sweep(runtime: Runtime) -> bool:
@@ -71,17 +73,23 @@ def _send_again(runtime: Runtime) -> None:
 
     No more than are missing in the queue: what has waited there for long is not lost. Sent again all the same, an
     import had more messages than its window, and with each of them one more turn than the others (36 % of the chunks
-    instead of 25).
+    instead of 25). A plan sent twice is nobody's turn, so plans ask only that not too much waits which is nobody's.
     """
     settings, waiting = runtime.settings, runtime.dispatch.queue_length()
-    if waiting is None or waiting >= settings.resend_queue_bound:
+    if waiting is None:
         return
     with runtime.database.transaction() as tx:
-        room = min(leases.count_due(tx, window=settings.window), settings.resend_queue_bound) - waiting
-        if room <= 0:
-            return
-        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=room)
-        loads = chunks.send_chunks_again(tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room)
+        missing = leases.count_due(tx, window=settings.window) - waiting
+        most = max(settings.resend_queue_bound - waiting, 0)
+        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=most)
+        loads = chunks.send_chunks_again(
+            tx,
+            window=settings.window,
+            resend_seconds=settings.resend_seconds,
+            lost_seconds=settings.resend_seconds * _SURELY_LOST,
+            room=missing,
+            most=most,
+        )
     for import_id in plans:
         runtime.dispatch.plan_import(import_id)
     for chunk_id in loads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import Transient
-from common.ledger import leases
+from common.ledger import chunks, leases
 from common.ledger.database import Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
@@ -15,10 +15,15 @@ from workers.imports.plan import plan_import
 from workers.sweep import sweep
 
 
-def age(stage: Stage, table: str) -> None:
-    """Make everything of the project look sent long ago."""
+def age(stage: Stage, table: str, *, seconds: int = 3600) -> None:
+    """Make everything look sent so much longer ago."""
     with stage.runtime.database.transaction() as tx:
-        tx.run(f"UPDATE {table} SET sent_at = sent_at - interval '1 hour'")
+        tx.run(f"UPDATE {table} SET sent_at = sent_at - make_interval(secs => %(seconds)s)", seconds=seconds)
+
+
+def lines(prefix: str, count: int) -> bytes:
+    """Return lines each of which is a chunk."""
+    return ndjson(*(event(f"{prefix}-{n}", size=200) for n in range(count)))
 
 
 @pytest.fixture(autouse=True)
@@ -56,20 +61,73 @@ def test_chunks_whose_messages_were_lost_are_sent_again_up_to_the_window(stage: 
 
 def test_what_merely_waits_in_the_queue_for_long_is_not_sent_again(stage: Stage) -> None:
     """A second message would give its import a second turn, at the cost of the others."""
-    stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    stage.planned(lines("id", 10))
     stage.sent.loads.clear()
-    age(stage, "chunks")
+    age(stage, "chunks", seconds=10)
     for waiting, sent in ((3, 0), (5, 0), (1, 2)):
         stage.sent.waiting = waiting
         sweep(stage.runtime)
         assert len(stage.sent.loads) == sent
 
 
-def test_nothing_is_sent_again_while_the_queue_is_long_or_unknown(stage: Stage) -> None:
+def test_what_is_missing_is_what_was_sent_first_and_not_the_import_that_is_least_far(stage: Stage) -> None:
+    """In the order of chunk numbers, the others' waiting chunks were sent twice and the lost ones never."""
+    lost = stage.planned(lines("lost", 12))
+    for chunk_id in lost[:5]:
+        load.load_chunk(stage.runtime, chunk_id)
+    stage.planned(lines("waiting", 12))
+    stage.sent.loads.clear()
+    age(stage, "chunks", seconds=10)
+    stage.sent.waiting = 3
+    sweep(stage.runtime)
+
+    assert stage.sent.loads == lost[5:8]
+
+
+def test_what_is_lost_comes_back_though_one_message_too_many_of_another_import_hides_it(stage: Stage) -> None:
+    stage.planned(lines("waiting", 12))
+    lost = stage.planned(lines("lost", 12))[:3]
+    stage.sent.loads.clear()
+    stage.sent.waiting = 6
+    age(stage, "chunks", seconds=10)
+    sweep(stage.runtime)
+    assert stage.sent.loads == [], "as many wait as are due"
+
+    age(stage, "chunks", seconds=50)
+    sweep(stage.runtime)
+    assert set(lost) <= set(stage.sent.loads)
+
+
+def test_a_chunk_given_back_is_sent_again_however_many_wait(stage: Stage) -> None:
+    chunk_id, *_ = stage.planned(lines("id", 12))
+    hand = Hand.takes(stage.worker(), chunk_id)
+    with stage.runtime.database.transaction() as tx:
+        chunks.release_chunk(tx, hand.chunk)
+    stage.sent.loads.clear()
+    stage.sent.waiting = 5
+    sweep(stage.runtime)
+
+    assert stage.sent.loads == [chunk_id]
+
+
+def test_messages_sent_twice_dwindle_to_the_window_and_those_of_another_import_do_not(stage: Stage) -> None:
+    """Each of them would be one turn more for its import until it ends."""
+    twice, once = stage.planned(lines("twice", 40)), stage.planned(lines("once", 40))
+    queue = [*stage.sent.loads, *twice[:3]]
+    for _ in range(18):
+        stage.sent.loads.clear()
+        load.load_chunk(stage.runtime, queue.pop(0))
+        queue += stage.sent.loads
+
+    assert [len(set(ids) & set(queue)) for ids in (twice, once)] == [3, 3]
+    assert len(queue) == 6
+
+
+def test_nothing_is_sent_again_while_too_much_waits_that_is_not_due_or_the_broker_does_not_say(stage: Stage) -> None:
     stage.planned(ndjson(event("a")))
     stage.sent.loads.clear()
     age(stage, "chunks")
-    for waiting in (stage.settings.resend_queue_bound, None):
+    for waiting in (1 + stage.settings.resend_queue_bound, None):
         stage.sent.waiting = waiting
         sweep(stage.runtime)
 
