@@ -80,7 +80,8 @@ def _send_again(runtime: Runtime) -> None:
         return
     with runtime.database.transaction() as tx:
         missing = leases.count_due(tx, window=settings.window) - waiting
-        most = max(settings.resend_queue_bound - waiting, 0)
+        # Counted from what is due, not from nought: nine large imports alone have 72 messages, and rightly so.
+        most = max(settings.resend_queue_bound + missing, 0)
         plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=most)
         loads = chunks.send_chunks_again(
             tx,

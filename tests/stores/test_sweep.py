@@ -134,6 +134,19 @@ def test_nothing_is_sent_again_while_too_much_waits_that_is_not_due_or_the_broke
     assert stage.sent.loads == []
 
 
+def test_a_lost_plan_is_sent_again_though_the_windows_of_large_imports_exceed_the_bound(stage: Stage) -> None:
+    for _ in range(3):
+        stage.planned(lines("large", 12))
+    import_id = stage.start(ndjson(event("a")))
+    stage.sent.plans.clear()
+    stage.sent.loads.clear()
+    age(stage, "imports")
+    stage.sent.waiting = 9
+    sweep(stage.worker(resend_queue_bound=4))
+
+    assert (stage.sent.plans, stage.sent.loads) == ([import_id], [])
+
+
 def test_each_chunk_done_sends_the_next_so_that_one_message_after_another_loads_all(stage: Stage) -> None:
     ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
     while stage.sent.loads:
