@@ -91,10 +91,8 @@ def _send_again(runtime: Runtime) -> None:
             room=missing,
             most=most,
         )
-    for import_id in plans:
-        runtime.dispatch.plan_import(import_id)
-    for chunk_id in loads:
-        runtime.dispatch.load_chunk(chunk_id)
+    # Up to the first that does not go: each of a hundred would wait for a Redis that hangs.
+    all(map(runtime.dispatch.plan_import, plans)) and all(map(runtime.dispatch.load_chunk, loads))
     if plans or loads:
         log.info("sent_again", plans=len(plans), chunks=len(loads))
 
@@ -155,9 +153,10 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
 def is_work_waiting(runtime: Runtime) -> bool:
     """Return whether there is work that any worker could take, and a broker that could tell it.
 
-    A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not.
+    A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not, nor one whose
+    Redis is full: that tells how long the queue is and takes no message, so that every worker ended once a minute.
     """
-    if runtime.dispatch.queue_length() is None:
+    if runtime.dispatch.queue_length() is None or not runtime.live.takes_writes():
         return False
     with runtime.database.transaction() as tx:
         return leases.is_work_waiting(tx, window=runtime.settings.window)

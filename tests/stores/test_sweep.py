@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import cast
 
+import pytest
+import redis
+
+from common.dispatch import Dispatch
 from common.errors import Transient
 from common.ledger import chunks, leases
 from common.ledger.database import Tx
@@ -276,6 +280,43 @@ def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stag
         tx.run("SET LOCAL enable_nestloop = off")
         assert leases.end_expired_holders(tx) == 0
         assert bystander.one("SELECT 1 AS alive").alive
+
+
+def test_the_first_message_that_does_not_go_is_the_last_of_the_round(stage: Stage) -> None:
+    """Each of a hundred would wait for a Redis that hangs."""
+    ids = stage.planned(lines("id", 10))
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+    looked = stage.sent.queue_length
+
+    def length_before_it_hangs() -> int | None:
+        length, stage.sent.waiting = looked(), None
+        return length
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage.sent, "queue_length", length_before_it_hangs)
+        sweep(stage.runtime)
+
+    assert stage.sent.loads == ids[:1]
+
+
+def test_no_work_waits_for_workers_whose_redis_answers_and_takes_nothing(stage: Stage) -> None:
+    """They would take themselves for deaf, and end each minute."""
+    with redis.Redis.from_url(stage.settings.redis_url) as client:
+        dispatch = Dispatch.from_settings(stage.settings)
+        stage.runtime.dispatch = dispatch
+        stage.start(ndjson(event("a")))
+        assert sweeping.is_work_waiting(stage.runtime)
+
+        (before,) = cast(dict[str, str], client.config_get("maxmemory")).values()
+        client.config_set("maxmemory", 1)
+        try:
+            assert not dispatch.load_chunk(1)
+            assert dispatch.queue_length() == 1
+            assert not sweeping.is_work_waiting(stage.runtime)
+        finally:
+            client.config_set("maxmemory", before)
+        assert sweeping.is_work_waiting(stage.runtime)
 
 
 def test_work_waits_while_it_is_due_and_nobody_holds_it_and_the_broker_answers(stage: Stage) -> None:
