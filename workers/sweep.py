@@ -33,13 +33,14 @@ _PR_SET_PDEATHSIG = 1
 _SURELY_LOST = 10
 
 
-def sweep(runtime: Runtime) -> bool:
+def sweep(runtime: Runtime, *, guard: Database | None = None) -> bool:
     """Do one round; return False where another sweep is at it.
 
-    Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
+    ``guard`` is a second way to Postgres, for the lock, of whoever sweeps again and again; a round without it opens a
+    connection. Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
     """
-    with runtime.database.aside() as guard:
-        if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
+    with guard.transaction() if guard else runtime.database.aside() as tx:
+        if not tx.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
         for step in _steps():
             _try(step.__name__.strip("_"), partial(step, runtime))
@@ -177,13 +178,14 @@ def main() -> None:
     settings = Settings.from_environment()
     configure_logs(settings.log_level, settings.log_format)
     runtime = Runtime.build(settings, name="penstock-sweep")
+    guard = Database(settings.database_url, application_name="penstock-sweep")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while not stop.wait(settings.sweep_seconds):
         waiting = False
         try:
-            sweep(runtime)
+            sweep(runtime, guard=guard)
             waiting = is_work_waiting(runtime)
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))

@@ -10,7 +10,7 @@ import redis
 from common.dispatch import Dispatch
 from common.errors import Transient
 from common.ledger import chunks, leases
-from common.ledger.database import Tx
+from common.ledger.database import Database, Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
 from workers import sweep as sweeping
@@ -221,6 +221,22 @@ def test_only_one_sweep_is_at_it_at_a_time(stage: Stage, monkeypatch: pytest.Mon
     assert sweep(stage.runtime) is True
     assert second == [False]
     assert sweep(stage.worker()) is True
+
+
+def test_rounds_share_a_connection_for_their_lock_and_hold_it_no_longer_than_a_round(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    held: list[int] = []
+    monkeypatch.setattr(sweeping, "_settle", lambda runtime: held.extend(row.pid for row in stage.query(locks)))
+    guard = Database(stage.settings.database_url)
+    for _ in range(3):
+        assert sweep(stage.runtime, guard=guard)
+        assert stage.query(locks) == []
+    guard.close()
+
+    assert len(held) == 3
+    assert len(set(held)) == 1
 
 
 def test_a_sweep_of_a_healthy_house_sends_nothing(stage: Stage) -> None:
