@@ -9,7 +9,7 @@ import redis
 
 from common.dispatch import Dispatch
 from common.errors import Transient
-from common.ledger import chunks, leases
+from common.ledger import chunks, imports, leases
 from common.ledger.database import Database, Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
@@ -286,6 +286,31 @@ def test_a_worker_stopped_before_its_commit_does_not_keep_its_chunk(stage: Stage
     sweep(stage.runtime)
     load.load_chunk(stage.worker(), chunk_id)
     assert len(stage.rows()) == 1
+
+
+def test_a_planner_stopped_before_its_commit_does_not_keep_its_import(stage: Stage) -> None:
+    """Cancel, too, would wait for it: Postgres ends such a session after a minute."""
+    import_id, stopped = stage.start(ndjson(event("a"))), stage.worker()
+    with stopped.database.transaction() as tx:
+        assert imports.claim_plan(tx, import_id, lease_seconds=60)
+
+    def stop_before_commit() -> None:
+        """Lock the import's row, as its step to running does."""
+        touch = "UPDATE imports SET chunks_total = 0 WHERE id = %s"
+        stopped.database._connection().cursor().execute(touch, (import_id,))
+
+    stop_before_commit()
+    sweep(stage.runtime)
+    plan_import(stage.worker(), import_id)
+    assert stage.status(import_id).state is ImportState.PLANNING, "its lease had not ended"
+
+    stopped.database._local.held[1].rollback()
+    expire = "UPDATE imports SET lease_expires_at = now() - interval '1 second' WHERE id = %(id)s RETURNING id"
+    stage.query(expire, id=import_id)
+    stop_before_commit()
+    sweep(stage.runtime)
+    plan_import(stage.worker(), import_id)
+    assert stage.status(import_id).state is ImportState.RUNNING
 
 
 def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stage) -> None:
