@@ -78,7 +78,7 @@ def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Cele
 
 
 class Dispatch:
-    """Typed senders."""
+    """Typed senders. Each tells whether its message went; nobody has to care, since the sweep sends again."""
 
     def __init__(self, app: Celery) -> None:
         """Take the app of ``make_app``."""
@@ -89,13 +89,13 @@ class Dispatch:
         """Return senders on the broker of the settings."""
         return cls(make_app(settings, answer_seconds=settings.redis_timeout_seconds))
 
-    def plan_import(self, import_id: str) -> None:
+    def plan_import(self, import_id: str) -> bool:
         """Tell the workers of an import to plan."""
-        self._send(PLAN_IMPORT, import_id, STARTS)
+        return self._send(PLAN_IMPORT, import_id, STARTS)
 
-    def load_chunk(self, chunk_id: int, *, first: bool = False) -> None:
+    def load_chunk(self, chunk_id: int, *, first: bool = False) -> bool:
         """Tell the workers of a chunk to load, the first of its import or another."""
-        self._send(LOAD_CHUNK, chunk_id, STARTS if first else QUEUE)
+        return self._send(LOAD_CHUNK, chunk_id, STARTS if first else QUEUE)
 
     def queue_length(self) -> int | None:
         """Return how many messages wait, or None where the broker does not say."""
@@ -106,11 +106,13 @@ class Dispatch:
             log.warning("broker_away", error=type(error).__name__)
             return None
 
-    def _send(self, task: str, argument: Any, queue: str) -> None:
+    def _send(self, task: str, argument: Any, queue: str) -> bool:
         try:
             self._app.send_task(task, args=[argument], queue=queue, retry=False)
         except OperationalError as error:
             log.warning("message_not_sent", task=task, id=argument, error=type(error).__name__)
+            return False
+        return True
 
 
 def _length(channel: Any, queue: str) -> int:

@@ -31,6 +31,7 @@ class Runtime:
     settings: Settings
     database: Database
     dispatch: Dispatch
+    live: Live
     seen: Seen
     progress: ProgressBoard
     slots: Slots
@@ -47,6 +48,7 @@ class Runtime:
             settings=settings,
             database=Database(settings.database_url, application_name=name),
             dispatch=Dispatch.from_settings(settings),
+            live=live,
             seen=Seen(live, most_ids=settings.seen_ids, seconds=settings.seen_seconds),
             progress=ProgressBoard(live),
             slots=Slots(live),

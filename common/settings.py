@@ -103,7 +103,9 @@ class Settings:
     stop_seconds: float = setting(
         "How long a worker that is told to stop lets chunks under way finish; then it gives them back.", 10.0, least=0
     )
-    resend_queue_bound: int = setting("Length of the queue above which nothing is sent again.", 64)
+    resend_queue_bound: int = setting(
+        "Messages that may wait beyond those for work that is due; with more of them nothing is sent again.", 64
+    )
 
     seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 5_000_000)
     seen_seconds: int = setting("Seconds after its last use that a collection's routes are forgotten.", 86_400)

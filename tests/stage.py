@@ -38,11 +38,13 @@ class Written(Dispatch):
         self.loads: list[int] = []
         self.waiting: int | None = 0
 
-    def plan_import(self, import_id: str) -> None:
+    def plan_import(self, import_id: str) -> bool:
         self.plans.append(import_id)
+        return self.waiting is not None
 
-    def load_chunk(self, chunk_id: int, *, first: bool = False) -> None:
+    def load_chunk(self, chunk_id: int, *, first: bool = False) -> bool:
         self.loads.append(chunk_id)
+        return self.waiting is not None
 
     def queue_length(self) -> int | None:
         return self.waiting

@@ -29,15 +29,18 @@ T = TypeVar("T")
 
 _LOCK = 0x5377656570
 _PR_SET_PDEATHSIG = 1
+#: A message is taken for lost after so many times PENSTOCK_RESEND_SECONDS, whatever the length of the queue says.
+_SURELY_LOST = 10
 
 
-def sweep(runtime: Runtime) -> bool:
+def sweep(runtime: Runtime, *, guard: Database | None = None) -> bool:
     """Do one round; return False where another sweep is at it.
 
-    Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
+    ``guard`` is a second way to Postgres, for the lock, of whoever sweeps again and again; a round without it opens a
+    connection. Raises nothing for a step that fails: the others are done all the same, and the next round tries again.
     """
-    with runtime.database.aside() as guard:
-        if not guard.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
+    with guard.transaction() if guard else runtime.database.aside() as tx:
+        if not tx.one("SELECT pg_try_advisory_xact_lock(%(lock)s) AS mine", lock=_LOCK).mine:
             return False
         for step in _steps():
             _try(step.__name__.strip("_"), partial(step, runtime))
@@ -71,21 +74,26 @@ def _send_again(runtime: Runtime) -> None:
 
     No more than are missing in the queue: what has waited there for long is not lost. Sent again all the same, an
     import had more messages than its window, and with each of them one more turn than the others (36 % of the chunks
-    instead of 25).
+    instead of 25). A plan sent twice is nobody's turn, so plans ask only that not too much waits which is nobody's.
     """
     settings, waiting = runtime.settings, runtime.dispatch.queue_length()
-    if waiting is None or waiting >= settings.resend_queue_bound:
+    if waiting is None:
         return
     with runtime.database.transaction() as tx:
-        room = min(leases.count_due(tx, window=settings.window), settings.resend_queue_bound) - waiting
-        if room <= 0:
-            return
-        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=room)
-        loads = chunks.send_chunks_again(tx, window=settings.window, resend_seconds=settings.resend_seconds, room=room)
-    for import_id in plans:
-        runtime.dispatch.plan_import(import_id)
-    for chunk_id in loads:
-        runtime.dispatch.load_chunk(chunk_id)
+        missing = leases.count_due(tx, window=settings.window) - waiting
+        # Counted from what is due, not from nought: nine large imports alone have 72 messages, and rightly so.
+        most = max(settings.resend_queue_bound + missing, 0)
+        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=most)
+        loads = chunks.send_chunks_again(
+            tx,
+            window=settings.window,
+            resend_seconds=settings.resend_seconds,
+            lost_seconds=settings.resend_seconds * _SURELY_LOST,
+            room=missing,
+            most=most,
+        )
+    # Up to the first that does not go: each of a hundred would wait for a Redis that hangs.
+    all(map(runtime.dispatch.plan_import, plans)) and all(map(runtime.dispatch.load_chunk, loads))
     if plans or loads:
         log.info("sent_again", plans=len(plans), chunks=len(loads))
 
@@ -146,9 +154,10 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
 def is_work_waiting(runtime: Runtime) -> bool:
     """Return whether there is work that any worker could take, and a broker that could tell it.
 
-    A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not.
+    A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not, nor one whose
+    Redis is full: that tells how long the queue is and takes no message, so that every worker ended once a minute.
     """
-    if runtime.dispatch.queue_length() is None:
+    if runtime.dispatch.queue_length() is None or not runtime.live.takes_writes():
         return False
     with runtime.database.transaction() as tx:
         return leases.is_work_waiting(tx, window=runtime.settings.window)
@@ -169,13 +178,14 @@ def main() -> None:
     settings = Settings.from_environment()
     configure_logs(settings.log_level, settings.log_format)
     runtime = Runtime.build(settings, name="penstock-sweep")
+    guard = Database(settings.database_url, application_name="penstock-sweep")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while not stop.wait(settings.sweep_seconds):
         waiting = False
         try:
-            sweep(runtime)
+            sweep(runtime, guard=guard)
             waiting = is_work_waiting(runtime)
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))

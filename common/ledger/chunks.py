@@ -127,9 +127,21 @@ def is_committed(tx: Tx, chunk: Chunk) -> bool:
     return bool(row and row.committed)
 
 
-def send_chunks_again(tx: Tx, *, window: int, resend_seconds: float, room: int) -> list[int]:
-    """Mark up to ``room`` chunks whose message or holder was lost as sent, and return their ids in order."""
-    rows = tx.all(_SQL["send_chunks_again"], window=window, resend_seconds=resend_seconds, room=room)
+def send_chunks_again(
+    tx: Tx, *, window: int, resend_seconds: float, lost_seconds: float, room: int, most: int
+) -> list[int]:
+    """Mark chunks whose message or holder was lost as sent, and return their ids in order; ``most`` in all.
+
+    The ``room`` oldest of those sent so many seconds ago, and whatever was never sent or is past ``lost_seconds``.
+    """
+    rows = tx.all(
+        _SQL["send_chunks_again"],
+        window=window,
+        resend_seconds=resend_seconds,
+        lost_seconds=lost_seconds,
+        room=room,
+        most=most,
+    )
     return sorted(row.id for row in rows)
 
 

@@ -17,7 +17,7 @@ def end_holder(tx: Tx, pid: int | None, started: datetime | None) -> None:
 
 
 def end_expired_holders(tx: Tx) -> int:
-    """End the backends that hold chunks beyond their lease, and return how many they were."""
+    """End the backends that hold chunks or plans beyond their lease, and return how many they were."""
     return len(tx.all(_SQL["end_expired_holders"]))
 
 

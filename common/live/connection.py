@@ -43,6 +43,13 @@ class Live:
             log.warning("redis_away", error=type(error).__name__)
             return otherwise
 
+    def takes_writes(self) -> bool:
+        """Return whether Redis takes a new key: one at its ``maxmemory``, or a replica, still answers every question.
+
+        Tried and not asked for: the reasons to refuse are many (memory, a role, a disk that is full).
+        """
+        return self.ask(lambda client: bool(client.set("penstock:written", 1, ex=60)), otherwise=False)
+
     def _connected(self) -> redis.Redis:
         # A process that forked opens its own connections.
         if self._client is None or self._client[0] != os.getpid():

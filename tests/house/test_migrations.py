@@ -25,7 +25,12 @@ _OFFENCES = {
 
 
 def offences(text: str) -> list[str]:
-    """Return what a migration does that the code before it may not survive, or not without a long wait."""
+    """Return what a migration does that the code before it may not survive, or not without a long wait.
+
+    A new table may do anything, REFERENCES included: that locks the table it names against writers (SHARE ROW
+    EXCLUSIVE) until the migration commits, and waits for those who write. But it has no row to check, so it holds the
+    lock briefly, and the wait has a migration's limit, after which all others pass and it tries again.
+    """
     bare = re.sub(r"--[^\n]*|'[^']*'|(\$\w*\$).*?\1", "", text, flags=re.DOTALL)
     # Commas inside brackets part no columns: numeric(10, 2), CHECK (a IN (b, c)).
     while (flat := re.sub(r"\([^()]*\)", lambda found: found[0][1:-1].replace(",", " "), bare)) != bare:
@@ -60,6 +65,7 @@ def offences(text: str) -> list[str]:
         ("-- DROP it later\nALTER TABLE imports ADD COLUMN a integer NOT NULL DEFAULT 0, ADD b text;", 0),
         ("ALTER TABLE imports ADD COLUMN price numeric(10, 2) NOT NULL DEFAULT 0;", 0),
         ("CREATE TABLE marks (id uuid NOT NULL, kind text CHECK (kind IN ('DROP', 'b')));", 0),
+        ("CREATE TABLE marks (id uuid NOT NULL REFERENCES imports ON DELETE CASCADE);", 0),
         ("CREATE TABLE marks (id uuid NOT NULL); CREATE INDEX i ON marks (id);", 0),
         ("ALTER TABLE imports ADD kind text NOT NULL;", 1),
         ("ALTER TABLE imports ADD COLUMN type text;", 0),

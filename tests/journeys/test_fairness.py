@@ -59,7 +59,8 @@ def test_imports_that_run_at_once_get_equal_shares_of_the_workers_whose_ever_the
     )
     shares = [count / sum(done.values()) for count in done.values()]
     assert len(shares) == len(ids)
-    assert max(shares) <= 1 / len(ids) + 0.15, shares
+    # 30 % at most of four (twelve runs) and 60 % of two (six); an import with messages sent twice had 36 % of four.
+    assert max(shares) <= 1.3 / len(ids), shares
     audit_complete(stack, f"{collection}-0", ids[0], source)
 
 

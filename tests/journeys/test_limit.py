@@ -47,7 +47,9 @@ def test_no_crowd_and_no_fault_lets_one_import_too_many_in_and_every_slot_comes_
         ids = {future.result() for future in done}
         wait_until(lambda: stack.value(ACTIVE) == 0, what="all imports have ended", within=90)
         assert len(ids) == IMPORTS, "two callers were told of the same import"
-        assert max(seen) == stack.value(MOST_AT_ONCE, name=collection) == LIMIT
+        # The history misses nothing; who looks a hundred times a second may miss the moment of the full house.
+        assert stack.value(MOST_AT_ONCE, name=collection) == LIMIT
+        assert 0 < max(seen) <= LIMIT
         wait_until(lambda: not _members(stack), what="the semaphore is as empty as the ledger")
 
         held = [stack.post(key, collection).status for _ in range(LIMIT)]

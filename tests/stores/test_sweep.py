@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import cast
 
+import pytest
+import redis
+
+from common.dispatch import Dispatch
 from common.errors import Transient
-from common.ledger import leases
-from common.ledger.database import Tx
+from common.ledger import chunks, imports, leases
+from common.ledger.database import Database, Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
 from workers import sweep as sweeping
@@ -15,10 +19,15 @@ from workers.imports.plan import plan_import
 from workers.sweep import sweep
 
 
-def age(stage: Stage, table: str) -> None:
-    """Make everything of the project look sent long ago."""
+def age(stage: Stage, table: str, *, seconds: int = 3600) -> None:
+    """Make everything look sent so much longer ago."""
     with stage.runtime.database.transaction() as tx:
-        tx.run(f"UPDATE {table} SET sent_at = sent_at - interval '1 hour'")
+        tx.run(f"UPDATE {table} SET sent_at = sent_at - make_interval(secs => %(seconds)s)", seconds=seconds)
+
+
+def lines(prefix: str, count: int) -> bytes:
+    """Return lines each of which is a chunk."""
+    return ndjson(*(event(f"{prefix}-{n}", size=200) for n in range(count)))
 
 
 @pytest.fixture(autouse=True)
@@ -56,24 +65,90 @@ def test_chunks_whose_messages_were_lost_are_sent_again_up_to_the_window(stage: 
 
 def test_what_merely_waits_in_the_queue_for_long_is_not_sent_again(stage: Stage) -> None:
     """A second message would give its import a second turn, at the cost of the others."""
-    stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
+    stage.planned(lines("id", 10))
     stage.sent.loads.clear()
-    age(stage, "chunks")
+    age(stage, "chunks", seconds=10)
     for waiting, sent in ((3, 0), (5, 0), (1, 2)):
         stage.sent.waiting = waiting
         sweep(stage.runtime)
         assert len(stage.sent.loads) == sent
 
 
-def test_nothing_is_sent_again_while_the_queue_is_long_or_unknown(stage: Stage) -> None:
+def test_what_is_missing_is_what_was_sent_first_and_not_the_import_that_is_least_far(stage: Stage) -> None:
+    """In the order of chunk numbers, the others' waiting chunks were sent twice and the lost ones never."""
+    lost = stage.planned(lines("lost", 12))
+    for chunk_id in lost[:5]:
+        load.load_chunk(stage.runtime, chunk_id)
+    stage.planned(lines("waiting", 12))
+    stage.sent.loads.clear()
+    age(stage, "chunks", seconds=10)
+    stage.sent.waiting = 3
+    sweep(stage.runtime)
+
+    assert stage.sent.loads == lost[5:8]
+
+
+def test_what_is_lost_comes_back_though_one_message_too_many_of_another_import_hides_it(stage: Stage) -> None:
+    stage.planned(lines("waiting", 12))
+    lost = stage.planned(lines("lost", 12))[:3]
+    stage.sent.loads.clear()
+    stage.sent.waiting = 6
+    age(stage, "chunks", seconds=10)
+    sweep(stage.runtime)
+    assert stage.sent.loads == [], "as many wait as are due"
+
+    age(stage, "chunks", seconds=50)
+    sweep(stage.runtime)
+    assert set(lost) <= set(stage.sent.loads)
+
+
+def test_a_chunk_given_back_is_sent_again_however_many_wait(stage: Stage) -> None:
+    chunk_id, *_ = stage.planned(lines("id", 12))
+    hand = Hand.takes(stage.worker(), chunk_id)
+    with stage.runtime.database.transaction() as tx:
+        chunks.release_chunk(tx, hand.chunk)
+    stage.sent.loads.clear()
+    stage.sent.waiting = 5
+    sweep(stage.runtime)
+
+    assert stage.sent.loads == [chunk_id]
+
+
+def test_messages_sent_twice_dwindle_to_the_window_and_those_of_another_import_do_not(stage: Stage) -> None:
+    """Each of them would be one turn more for its import until it ends."""
+    twice, once = stage.planned(lines("twice", 40)), stage.planned(lines("once", 40))
+    queue = [*stage.sent.loads, *twice[:3]]
+    for _ in range(18):
+        stage.sent.loads.clear()
+        load.load_chunk(stage.runtime, queue.pop(0))
+        queue += stage.sent.loads
+
+    assert [len(set(ids) & set(queue)) for ids in (twice, once)] == [3, 3]
+    assert len(queue) == 6
+
+
+def test_nothing_is_sent_again_while_too_much_waits_that_is_not_due_or_the_broker_does_not_say(stage: Stage) -> None:
     stage.planned(ndjson(event("a")))
     stage.sent.loads.clear()
     age(stage, "chunks")
-    for waiting in (stage.settings.resend_queue_bound, None):
+    for waiting in (1 + stage.settings.resend_queue_bound, None):
         stage.sent.waiting = waiting
         sweep(stage.runtime)
 
     assert stage.sent.loads == []
+
+
+def test_a_lost_plan_is_sent_again_though_the_windows_of_large_imports_exceed_the_bound(stage: Stage) -> None:
+    for _ in range(3):
+        stage.planned(lines("large", 12))
+    import_id = stage.start(ndjson(event("a")))
+    stage.sent.plans.clear()
+    stage.sent.loads.clear()
+    age(stage, "imports")
+    stage.sent.waiting = 9
+    sweep(stage.worker(resend_queue_bound=4))
+
+    assert (stage.sent.plans, stage.sent.loads) == ([import_id], [])
 
 
 def test_each_chunk_done_sends_the_next_so_that_one_message_after_another_loads_all(stage: Stage) -> None:
@@ -148,6 +223,22 @@ def test_only_one_sweep_is_at_it_at_a_time(stage: Stage, monkeypatch: pytest.Mon
     assert sweep(stage.worker()) is True
 
 
+def test_rounds_share_a_connection_for_their_lock_and_hold_it_no_longer_than_a_round(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    held: list[int] = []
+    monkeypatch.setattr(sweeping, "_settle", lambda runtime: held.extend(row.pid for row in stage.query(locks)))
+    guard = Database(stage.settings.database_url)
+    for _ in range(3):
+        assert sweep(stage.runtime, guard=guard)
+        assert stage.query(locks) == []
+    guard.close()
+
+    assert len(held) == 3
+    assert len(set(held)) == 1
+
+
 def test_a_sweep_of_a_healthy_house_sends_nothing(stage: Stage) -> None:
     ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(10))))
     load.load_chunk(stage.runtime, ids[0])
@@ -197,6 +288,31 @@ def test_a_worker_stopped_before_its_commit_does_not_keep_its_chunk(stage: Stage
     assert len(stage.rows()) == 1
 
 
+def test_a_planner_stopped_before_its_commit_does_not_keep_its_import(stage: Stage) -> None:
+    """Cancel, too, would wait for it: Postgres ends such a session after a minute."""
+    import_id, stopped = stage.start(ndjson(event("a"))), stage.worker()
+    with stopped.database.transaction() as tx:
+        assert imports.claim_plan(tx, import_id, lease_seconds=60)
+
+    def stop_before_commit() -> None:
+        """Lock the import's row, as its step to running does."""
+        touch = "UPDATE imports SET chunks_total = 0 WHERE id = %s"
+        stopped.database._connection().cursor().execute(touch, (import_id,))
+
+    stop_before_commit()
+    sweep(stage.runtime)
+    plan_import(stage.worker(), import_id)
+    assert stage.status(import_id).state is ImportState.PLANNING, "its lease had not ended"
+
+    stopped.database._local.held[1].rollback()
+    expire = "UPDATE imports SET lease_expires_at = now() - interval '1 second' WHERE id = %(id)s RETURNING id"
+    stage.query(expire, id=import_id)
+    stop_before_commit()
+    sweep(stage.runtime)
+    plan_import(stage.worker(), import_id)
+    assert stage.status(import_id).state is ImportState.RUNNING
+
+
 def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stage) -> None:
     """As one WHERE, joined by hash, pg_terminate_backend was asked of every backend before anything else."""
     (chunk_id,) = stage.planned(ndjson(event("a")))
@@ -205,6 +321,43 @@ def test_whatever_the_plan_only_holders_beyond_their_lease_are_ended(stage: Stag
         tx.run("SET LOCAL enable_nestloop = off")
         assert leases.end_expired_holders(tx) == 0
         assert bystander.one("SELECT 1 AS alive").alive
+
+
+def test_the_first_message_that_does_not_go_is_the_last_of_the_round(stage: Stage) -> None:
+    """Each of a hundred would wait for a Redis that hangs."""
+    ids = stage.planned(lines("id", 10))
+    stage.sent.loads.clear()
+    age(stage, "chunks")
+    looked = stage.sent.queue_length
+
+    def length_before_it_hangs() -> int | None:
+        length, stage.sent.waiting = looked(), None
+        return length
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage.sent, "queue_length", length_before_it_hangs)
+        sweep(stage.runtime)
+
+    assert stage.sent.loads == ids[:1]
+
+
+def test_no_work_waits_for_workers_whose_redis_answers_and_takes_nothing(stage: Stage) -> None:
+    """They would take themselves for deaf, and end each minute."""
+    with redis.Redis.from_url(stage.settings.redis_url) as client:
+        dispatch = Dispatch.from_settings(stage.settings)
+        stage.runtime.dispatch = dispatch
+        stage.start(ndjson(event("a")))
+        assert sweeping.is_work_waiting(stage.runtime)
+
+        (before,) = cast(dict[str, str], client.config_get("maxmemory")).values()
+        client.config_set("maxmemory", 1)
+        try:
+            assert not dispatch.load_chunk(1)
+            assert dispatch.queue_length() == 1
+            assert not sweeping.is_work_waiting(stage.runtime)
+        finally:
+            client.config_set("maxmemory", before)
+        assert sweeping.is_work_waiting(stage.runtime)
 
 
 def test_work_waits_while_it_is_due_and_nobody_holds_it_and_the_broker_answers(stage: Stage) -> None:

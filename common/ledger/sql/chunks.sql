@@ -38,10 +38,12 @@ RETURNING c.id, c.import_id, c.source_ordinal, c.number, c.start_offset, c.end_o
 
 -- name: next_claimable
 -- The import's first chunk that nobody holds, for a message whose own chunk is taken. Only a look: the claim decides.
+-- None where its own chunk is done: that was sent twice, and whoever loaded it has sent the next. Served all the same,
+-- one message too many would be one turn more for its import until it ends.
 SELECT c.id
 FROM chunks AS c
 JOIN imports AS i ON i.id = c.import_id
-WHERE c.import_id = (SELECT import_id FROM chunks WHERE id = %(chunk_id)s)
+WHERE c.import_id = (SELECT import_id FROM chunks WHERE id = %(chunk_id)s AND state <> 'done')
   AND i.state = 'running'
   AND c.state <> 'done'
   AND c.not_before <= now()
@@ -110,10 +112,14 @@ RETURNING id
 
 -- name: send_chunks_again
 -- Of each running import, the chunks of its window (its first open ones) that nobody holds and that were never sent
--- or sent long ago. The bound on the queue is the caller's: so messages neither dwindle nor pile up. Candidates are
--- not locked: a claim skips a locked row, and would find nothing to do. The mark is a hint, so a race costs a message.
-WITH lost AS (
-    SELECT c.id
+-- or sent long ago. How many are missing is known, not which: the oldest, since a queue gives out what came first. In
+-- the order of their numbers, the import that was least far got all, and one whose messages were lost got none for good.
+-- What was never sent, or sent very long ago, is no guess and asks for no room: a message may be missing that is not
+-- among the oldest, or be hidden by one too many of another import.
+-- Candidates are not locked: a claim skips a locked row, and would find nothing to do. The mark is a hint, so a race
+-- costs a message.
+WITH due AS (
+    SELECT c.id, c.sent_at, row_number() OVER (ORDER BY c.sent_at NULLS FIRST, c.number, i.number) AS place
     FROM imports AS i
     CROSS JOIN LATERAL (
         SELECT id, number, state, sent_at, not_before, lease_expires_at, holder_pid, holder_started
@@ -125,8 +131,12 @@ WITH lost AS (
       AND c.not_before <= now()
       AND (c.sent_at IS NULL OR c.sent_at < now() - make_interval(secs => %(resend_seconds)s))
       AND (c.state = 'waiting' OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))
-    ORDER BY c.number, i.number
-    LIMIT %(room)s
+), lost AS (
+    SELECT id
+    FROM due
+    WHERE place <= %(room)s OR sent_at IS NULL OR sent_at < now() - make_interval(secs => %(lost_seconds)s)
+    ORDER BY place
+    LIMIT %(most)s
 )
 UPDATE chunks
 SET sent_at = now()

@@ -6,14 +6,16 @@ FROM pg_stat_activity
 WHERE pid = %(pid)s AND backend_start = %(started)s AND pid <> pg_backend_pid()
 
 -- name: end_expired_holders
--- The same for every chunk whose lease has ended, without waiting for its next claim: while a stopped worker holds the
--- chunk's row nobody can claim it, and while it holds keys that all others wait for nobody is free to.
+-- The same for every chunk and plan whose lease has ended, without waiting for its next claim: while a stopped worker
+-- holds the row nobody can claim it, and while it holds keys that all others wait for nobody is free to.
 -- MATERIALIZED and not one WHERE: there the planner is free to ask pg_terminate_backend first, of every backend.
 WITH expired AS MATERIALIZED (
     SELECT DISTINCT a.pid
-    FROM chunks AS c
-    JOIN pg_stat_activity AS a ON a.pid = c.holder_pid AND a.backend_start = c.holder_started
-    WHERE c.state = 'leased' AND c.lease_expires_at < now() AND a.pid <> pg_backend_pid()
+    FROM (SELECT holder_pid, holder_started FROM chunks WHERE state = 'leased' AND lease_expires_at < now()
+          UNION ALL
+          SELECT holder_pid, holder_started FROM imports WHERE state = 'planning' AND lease_expires_at < now()) AS h
+    JOIN pg_stat_activity AS a ON a.pid = h.holder_pid AND a.backend_start = h.holder_started
+    WHERE a.pid <> pg_backend_pid()
 )
 SELECT pg_terminate_backend(pid) FROM expired
 
