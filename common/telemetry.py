@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor
 #: What a reader looks for first, in this order.
 _FIRST = ("time", "level", "logger", "event")
 _OURS = ("api", "common", "workers")
+_HANDLER = "penstock"
 #: At their lower levels these print signed headers and addresses; no setting of ours may ever turn that on.
 _SILENT = ("botocore", "boto3", "s3transfer", "urllib3", "smart_open")
 
@@ -36,9 +37,11 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     lines = _StandardError()
+    # Known by its name: gunicorn's arbiter hands its handler on to workers that import this module afresh.
+    lines.set_name(_HANDLER)
     lines.setFormatter(_formatter(as_text=form == "text" or (form == "auto" and sys.stderr.isatty())))
     root = logging.getLogger()
-    root.handlers = [*(other for other in root.handlers if not isinstance(other, _StandardError)), lines]
+    root.handlers = [*(other for other in root.handlers if other.name != _HANDLER), lines]
     root.setLevel(max(number, logging.INFO))
     for name in _OURS:
         logging.getLogger(name).setLevel(number)

@@ -6,10 +6,15 @@ Loopback only by default: TLS, and whatever else faces the world, is a reverse p
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import subprocess
+import sys
+from functools import partial
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
@@ -68,6 +73,39 @@ class ServiceLogger(Logger):
 
 
 logger_class = ServiceLogger
+
+
+def _forget_ours(_: Arbiter) -> None:
+    """Let go of our modules: the next worker, and this file at the next SIGHUP, take them from the disk.
+
+    A worker is a fork of this process, and would go on with what it holds: after a SIGHUP the new application met the
+    old settings, could not be imported, and gunicorn ended, its port closed.
+    """
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "common":
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+on_starting = on_reload = _forget_ours
+
+
+def when_ready(arbiter: Arbiter) -> None:
+    """Look before each SIGHUP: gunicorn ends, with all it serves, where new code does not load. No hook can refuse."""
+    arbiter.handle_hup = partial(_renew, arbiter, arbiter.handle_hup)
+
+
+def _renew(arbiter: Arbiter, go_on: Any) -> None:
+    """Load the new code in a process of its own (1 s) and renew only where that goes well."""
+    command = [sys.executable, "-m", "gunicorn", "--check-config", *sys.argv[1:]]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        arbiter.log.error("Not renewed, the old code goes on: the new does not load.\n%s", said)  # noqa: TRY400  the trace is in what was said
+    else:
+        go_on()
+
 
 # gunicorn 25.1 began to make a control socket at one path per user: two stacks of one user would share it.
 control_socket_disable = True
