@@ -179,23 +179,29 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
     env_file = tmp_path / ".env"
     env_file.write_text("PENSTOCK_SEALING_KEYS=CANARY\nPORT=8000\n")
     command = [sys.executable, "-m", "honcho", "export", "-d", str(ROOT), "-e", str(env_file), "-t", "deploy/systemd"]
-    command += ["-a", "penstock", "-u", "events", "-c", "web=1,worker=3,flower=1", "systemd", str(tmp_path / "units")]
+    command += ["-a", "penstock", "-u", "events", "-c", "web=2,worker=3,flower=1", "systemd", str(tmp_path / "units")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     units = {path.name: path.read_text() for path in (tmp_path / "units").iterdir()}
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 
     services = sorted(name for name in units if name.endswith(".service"))
     assert services == [
-        f"penstock-{name}.service" for name in ("flower-1", "web-1", "worker-1", "worker-2", "worker-3")
+        f"penstock-{name}.service" for name in ("flower-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
     ]
+    ports: list[int] = []
     for name in services:
-        (start,) = re.findall(r"^ExecStart=/bin/sh -c '(.*)'$", units[name], re.MULTILINE)
+        ((port, start),) = re.findall(
+            r"^ExecStart=/usr/bin/env PORT=(\d+) /bin/sh -c '(.*)'$", units[name], re.MULTILINE
+        )
+        ports.append(int(port))
         # As systemd reads it: it would take a single one of these for a variable or a name of its own.
         assert not re.search(r"(?<!\$)\$(\$\$)*(?!\$)|(?<!%)%(%%)*(?!%)", start), start
         assert start.replace("$$", "$").replace("%%", "%") == lines[name.split("-")[1]]
         assert f"EnvironmentFile={ROOT}/.env\n" in units[name]
         assert "KillMode=mixed\n" in units[name]
         assert "User=events\n" in units[name]
+    assert ports[services.index("penstock-web-1.service")] == 8000
+    assert len(set(ports)) == len(ports), "two processes would take the same port"
     assert "CANARY" not in "".join(units.values())
     for name in services:
         assert name in units[f"penstock-{name.split('-')[1]}.target"]
