@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -49,6 +50,8 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+    threading.excepthook = _log_ended_thread
+    sys.unraisablehook = _log_unraisable
     structlog.configure(
         processors=[*_EVERY_LINE, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -90,6 +93,17 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:
         logging.getLogger(__name__).critical("process_ended", exc_info=(kind, error, trace))
+
+
+def _log_ended_thread(args: threading.ExceptHookArgs) -> None:
+    name = args.thread.name if args.thread else None
+    error = args.exc_value or args.exc_type()
+    get_logger(__name__).error("thread_ended", thread=name, exc_info=error)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    """Log what went wrong where nobody could catch it: in a finaliser, say. Its object is not shown."""
+    get_logger(__name__).error("error_ignored", exc_info=args.exc_value or args.exc_type())
 
 
 def _formatter(*, as_text: bool) -> logging.Formatter:
