@@ -94,6 +94,10 @@ def test_a_request_is_one_line_that_says_who_asked_what_and_what_came_of_it(
     (read,) = told(capsys)
     assert (read["import_id"], read["route"]) == (line["import_id"], "/api/imports/<import_id>")
     assert read["request_id"] != line["request_id"]
+    for headers in ({}, {"Authorization": f"Bearer {key[:-1]}"}):
+        client.get(f"/api/imports/{line['import_id']}", headers=headers)
+        (unknown,) = told(capsys)
+        assert (unknown["status"], "import_id" in unknown) == (401, False), "a stranger writes under an import's id"
     client.get("/nowhere")
     (stranger,) = told(capsys)
     assert not {"import_id", "project_id", "key_id"} & set(stranger), "an id of the request before"
