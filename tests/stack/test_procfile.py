@@ -220,3 +220,21 @@ def test_web_processes_that_start_side_by_side_apply_each_migration_once(servers
     with ThreadPoolExecutor(4) as starting:
         applied = [name for names in starting.map(start, range(4)) for name in names]
     assert sorted(applied) == [name for name, _ in read_migrations()]
+
+
+def test_a_worker_that_may_not_look_for_its_tables_ends_and_says_so(servers: Servers, tmp_path: Path) -> None:
+    url = servers.create_database("procfile_forbidden")
+    owner = Database(url)
+    migrate(owner)
+    with owner.transaction() as tx:
+        tx.run("CREATE ROLE forbidden LOGIN PASSWORD 'forbidden'")
+    owner.close()
+    theirs = f"postgresql://forbidden:forbidden@{url.split('@')[1]}"
+    with honcho(servers, tmp_path, "procfile_other", "worker", DATABASE_URL=theirs) as started:
+        wait_until(started.honcho.has_ended, what="the worker ends", within=60)
+        said = started.honcho.said()
+
+    (line,) = [line for line in said.splitlines() if "worker_not_started" in line]
+    assert "permission denied for table migrations" in line
+    assert "Traceback" not in said
+    assert " ready." not in said
