@@ -30,13 +30,17 @@ bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 # are more lines in the process manager, each with 16 connections to Postgres at most.
 worker_class = "gthread"
 workers = 1
+# A request head that comes slowly holds a thread until it is complete, and gunicorn has no setting against that: 17
+# half-sent ones stop /healthz. The proxy before it has to buffer requests, as nginx does unless told otherwise.
 threads = 16
 
 # A gthread worker beats while its threads work, so this ends a process that hangs, not a long upload.
 timeout = 60
-# SIGTERM lets requests in flight finish; a supervisor's own patience must be longer (systemd: 90 s).
+# SIGTERM lets requests in flight finish; a supervisor's own patience must be longer (our systemd units: 60 s).
 graceful_timeout = 20
-keepalive = 5
+# Longer than a proxy keeps an idle connection (60 s of nginx and of load balancers): where we close first, the proxy
+# sends a request into the closing one and answers 502.
+keepalive = 75
 
 # A cursor and a filter fit into 4 KB of request line; no wire sends more than 30 headers.
 limit_request_line = 4094
