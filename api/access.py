@@ -7,7 +7,7 @@ import time
 
 from flask import Flask, Response, g, request
 
-from common.model.ids import new_id, parse_id
+from common.model.ids import new_id
 from common.telemetry import bind, get_logger, unbind
 
 log = get_logger(__name__)
@@ -29,8 +29,6 @@ def _begin() -> None:
     g.request_id = given if _GIVEN.fullmatch(given) else new_id()
     g.begun = time.perf_counter()
     bind(request_id=g.request_id)
-    if import_id := parse_id((request.view_args or {}).get("import_id", "")):
-        bind(import_id=import_id)
 
 
 def _end(response: Response) -> Response:

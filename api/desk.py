@@ -124,8 +124,14 @@ class Desk:
         found = parse_id(import_id)
         if found is None:
             raise unknown_import(import_id)
+        status = self._read(caller, found)
+        # Not before: a stranger's requests do not stand among the lines of an import.
+        bind(import_id=status.id)
+        return status
+
+    def _read(self, caller: Caller, import_id: str) -> ImportStatus:
         with self._runtime.database.transaction() as tx:
-            status = imports.find_status(tx, found, caller.project_id)
+            status = imports.find_status(tx, import_id, caller.project_id)
         if status is None:
             raise unknown_import(import_id)
         if status.state in (ImportState.RUNNING, ImportState.PAUSED):
@@ -147,7 +153,7 @@ class Desk:
             ids, next_before = imports.list_imports(
                 tx, caller.project_id, before=before, state=state, collection=collection, limit=limit
             )
-        return ImportPage([self.read_import(caller, import_id) for import_id in ids], next_before)
+        return ImportPage([self._read(caller, import_id) for import_id in ids], next_before)
 
     def cancel_import(self, caller: Caller, import_id: str) -> ImportStatus:
         """End the import. When this returns, no further row of it can commit (P7); what is committed stays.

@@ -20,6 +20,8 @@ blueprint = Blueprint("health", __name__)
 
 #: Seconds that a look is good for. Anybody may ask, and each look is a connection to Postgres.
 _FRESH_SECONDS = 1.0
+#: Seconds after which nobody waits for a look, or believes the one before: above what connecting and asking may take.
+_LONGEST_SECONDS = 7.0
 
 
 class Readiness:
@@ -28,24 +30,35 @@ class Readiness:
     def __init__(self, database: Database) -> None:
         """Take the database. Looks at nothing yet."""
         self._database = database
-        self._looking = threading.Lock()
-        self._looked = float("-inf")
+        self._starting = threading.Lock()
+        self._looker = threading.Thread()
+        self._begun = self._seen = float("-inf")
         self._status = "starting"
 
     def status(self) -> str:
-        """Return ``ok``, ``starting``, ``database_away`` or ``migrations_missing``. May block for seven seconds.
+        """Return ``ok``, ``database_away`` or ``migrations_missing``, never older than seven seconds.
 
-        One thread looks at a time; whoever asks meanwhile gets what was seen last, so that a Postgres that hangs
-        costs one thread.
+        One thread looks at a time, and none of those that answer requests: a server that takes the connection and
+        then stands still would keep it for ever. Whoever asks meanwhile gets what was seen last, or, where that was
+        long ago, waits with the others: seven seconds after the look began at most.
         """
-        if self._looking.acquire(blocking=False):
-            try:
-                if time.monotonic() - self._looked > _FRESH_SECONDS:
-                    self._status = self._look()
-                    self._looked = time.monotonic()
-            finally:
-                self._looking.release()
-        return self._status
+        with self._starting:
+            mine = self._age() > _FRESH_SECONDS and not self._looker.is_alive()
+            if mine:
+                self._begun = time.monotonic()
+                self._looker = threading.Thread(target=self._note_look, name="readiness", daemon=True)
+                self._looker.start()
+            looker = self._looker
+        if mine or self._age() > _LONGEST_SECONDS:
+            looker.join(max(self._begun + _LONGEST_SECONDS - time.monotonic(), 0.0))
+        return self._status if self._age() <= _LONGEST_SECONDS else "database_away"
+
+    def _age(self) -> float:
+        return time.monotonic() - self._seen
+
+    def _note_look(self) -> None:
+        self._status = self._look()
+        self._seen = time.monotonic()
 
     def _look(self) -> str:
         """Look by a fresh connection, given up after five seconds: on one that stands an answer may never come."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from structlog.typing import EventDict, Processor
 #: What a reader looks for first, in this order.
 _FIRST = ("time", "level", "logger", "event")
 _OURS = ("api", "common", "workers")
+_HANDLER = "penstock"
 #: At their lower levels these print signed headers and addresses; no setting of ours may ever turn that on.
 _SILENT = ("botocore", "boto3", "s3transfer", "urllib3", "smart_open")
 
@@ -36,9 +38,11 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     lines = _StandardError()
+    # Known by its name: gunicorn's arbiter hands its handler on to workers that import this module afresh.
+    lines.set_name(_HANDLER)
     lines.setFormatter(_formatter(as_text=form == "text" or (form == "auto" and sys.stderr.isatty())))
     root = logging.getLogger()
-    root.handlers = [*(other for other in root.handlers if not isinstance(other, _StandardError)), lines]
+    root.handlers = [*(other for other in root.handlers if other.name != _HANDLER), lines]
     root.setLevel(max(number, logging.INFO))
     for name in _OURS:
         logging.getLogger(name).setLevel(number)
@@ -46,6 +50,8 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+    threading.excepthook = _log_ended_thread
+    sys.unraisablehook = _log_unraisable
     structlog.configure(
         processors=[*_EVERY_LINE, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -87,6 +93,17 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:
         logging.getLogger(__name__).critical("process_ended", exc_info=(kind, error, trace))
+
+
+def _log_ended_thread(args: threading.ExceptHookArgs) -> None:
+    name = args.thread.name if args.thread else None
+    error = args.exc_value or args.exc_type()
+    get_logger(__name__).error("thread_ended", thread=name, exc_info=error)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    """Log what went wrong where nobody could catch it: in a finaliser, say. Its object is not shown."""
+    get_logger(__name__).error("error_ignored", exc_info=args.exc_value or args.exc_type())
 
 
 def _formatter(*, as_text: bool) -> logging.Formatter:

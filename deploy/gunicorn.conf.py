@@ -6,10 +6,15 @@ Loopback only by default: TLS, and whatever else faces the world, is a reverse p
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import subprocess
+import sys
+from functools import partial
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
@@ -25,13 +30,17 @@ bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 # are more lines in the process manager, each with 16 connections to Postgres at most.
 worker_class = "gthread"
 workers = 1
+# A request head that comes slowly holds a thread until it is complete, and gunicorn has no setting against that: 17
+# half-sent ones stop /healthz. The proxy before it has to buffer requests, as nginx does unless told otherwise.
 threads = 16
 
 # A gthread worker beats while its threads work, so this ends a process that hangs, not a long upload.
 timeout = 60
-# SIGTERM lets requests in flight finish; a supervisor's own patience must be longer (systemd: 90 s).
+# SIGTERM lets requests in flight finish; a supervisor's own patience must be longer (our systemd units: 60 s).
 graceful_timeout = 20
-keepalive = 5
+# Longer than a proxy keeps an idle connection (60 s of nginx and of load balancers): where we close first, the proxy
+# sends a request into the closing one and answers 502.
+keepalive = 75
 
 # A cursor and a filter fit into 4 KB of request line; no wire sends more than 30 headers.
 limit_request_line = 4094
@@ -68,6 +77,39 @@ class ServiceLogger(Logger):
 
 
 logger_class = ServiceLogger
+
+
+def _forget_ours(_: Arbiter) -> None:
+    """Let go of our modules: the next worker, and this file at the next SIGHUP, take them from the disk.
+
+    A worker is a fork of this process, and would go on with what it holds: after a SIGHUP the new application met the
+    old settings, could not be imported, and gunicorn ended, its port closed.
+    """
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "common":
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+on_starting = on_reload = _forget_ours
+
+
+def when_ready(arbiter: Arbiter) -> None:
+    """Look before each SIGHUP: gunicorn ends, with all it serves, where new code does not load. No hook can refuse."""
+    arbiter.handle_hup = partial(_renew, arbiter, arbiter.handle_hup)
+
+
+def _renew(arbiter: Arbiter, go_on: Any) -> None:
+    """Load the new code in a process of its own (1 s) and renew only where that goes well."""
+    command = [sys.executable, "-m", "gunicorn", "--check-config", *sys.argv[1:]]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        arbiter.log.error("Not renewed, the old code goes on: the new does not load.\n%s", said)  # noqa: TRY400  the trace is in what was said
+    else:
+        go_on()
+
 
 # gunicorn 25.1 began to make a control socket at one path per user: two stacks of one user would share it.
 control_socket_disable = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 from typing import Any
 
 import celery.apps.worker
@@ -18,7 +20,7 @@ from celery.signals import (
 from celery.utils.log import get_multiprocessing_logger
 
 from common.dispatch import QUEUE, STARTS, make_app
-from common.ledger.database import Database
+from common.ledger.database import Database, DriverError
 from common.ledger.migrate import wait_until_migrated
 from common.settings import Settings
 from common.telemetry import bind, configure_logs, get_logger, unbind
@@ -52,8 +54,15 @@ celery.apps.worker.safe_say = _say  # type: ignore[attr-defined]
 
 @worker_init.connect
 def _wait_for_tables(**_: Any) -> None:
-    """Take no work before the web process has migrated; the pool is forked later, and no connection is left open."""
-    wait_until_migrated(Database(settings.database_url, application_name="penstock-worker"))
+    """Take no work before the web process has migrated; the pool is forked later, and no connection is left open.
+
+    Celery logs what a receiver raises, and starts all the same; it lets SystemExit through.
+    """
+    try:
+        wait_until_migrated(Database(settings.database_url, application_name="penstock-worker"))
+    except DriverError as error:
+        log.critical("worker_not_started", reason=str(error).strip())
+        sys.exit(os.EX_CONFIG)
 
 
 @worker_process_init.connect

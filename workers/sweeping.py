@@ -30,6 +30,8 @@ _PAUSE = 1.0
 #: Seconds without news after which a sweep is taken to hang. Above what a round may wait for: a lock of Postgres, 60 s,
 #: a broker and a Redis that do not answer.
 _LONGEST_ROUND = 180.0
+#: Seconds between looks at whether a silent sweep is still alive.
+_LOOK_SECONDS = 1.0
 
 
 class SweepStep(bootsteps.StartStopStep):
@@ -52,8 +54,7 @@ class SweepStep(bootsteps.StartStopStep):
         # Chosen once: who cancels a worker's queue at run time has made it deaf. One for other queues is none of ours.
         listens = QUEUE in parent.app.amqp.queues.consume_from
         worker_ready.connect(self._note_ready)
-        # The first one here and not in the thread: no process of the pool is forked between the making of the pipe
-        # and the closing of its far end, which would keep the pipe open when the sweep is dead.
+        # The first one here and not in the thread: an error is the worker's own, at its start.
         self._child = spawn_sweep()
         threading.Thread(
             target=self._watch, args=(parent,), kwargs={"listens": listens}, name="sweep-watch", daemon=True
@@ -104,16 +105,22 @@ def news_of(child: subprocess.Popen[bytes], *, longest: float) -> Iterator[bool]
     """Yield the newest word of each time the child speaks: whether there is work that any worker could take.
 
     Ends when the child does, or when it says nothing for ``longest`` seconds: whoever waits for news must not hang
-    with who brings them.
+    with who brings them. The end of the pipe is no sure sign: a process of the pool that is forked while a sweep is
+    being started inherits its far end.
     """
     assert child.stdout is not None
+    heard = time.monotonic()
     with selectors.DefaultSelector() as selector, child.stdout as pipe:
         selector.register(pipe, selectors.EVENT_READ)
-        while selector.select(longest):
-            words = os.read(pipe.fileno(), 4096).split()
-            if not words:
+        while time.monotonic() < heard + longest:
+            if selector.select(min(longest, _LOOK_SECONDS)):
+                words = os.read(pipe.fileno(), 4096).split()
+                if not words:
+                    return
+                heard = time.monotonic()
+                yield words[-1] == b"work"
+            elif child.poll() is not None:
                 return
-            yield words[-1] == b"work"
     log.warning("sweep_hangs", seconds=longest)
 
 

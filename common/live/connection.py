@@ -16,6 +16,9 @@ from common.telemetry import get_logger
 log = get_logger(__name__)
 T = TypeVar("T")
 
+#: Seconds between two lines about a Redis that is away. One that refuses is asked on, several times a request.
+_TOLD_FOR = 5.0
+
 
 class Live:
     """A client for the calling process. Never raises for a Redis that is away: callers have a way without it."""
@@ -26,6 +29,7 @@ class Live:
         self._timeout = timeout_seconds
         self._client: tuple[int, redis.Redis] | None = None
         self._ask_again_at = 0.0
+        self._tell_again_at = 0.0
 
     def ask(self, question: Callable[[redis.Redis], T], *, otherwise: T) -> T:
         """Return what ``question`` finds, or ``otherwise`` where Redis is away, loading or full.
@@ -40,7 +44,7 @@ class Live:
         except redis.RedisError as error:
             if isinstance(error, redis.TimeoutError):
                 self._ask_again_at = time.monotonic() + self._timeout
-            log.warning("redis_away", error=type(error).__name__)
+            self._tell(error)
             return otherwise
 
     def takes_writes(self) -> bool:
@@ -49,6 +53,12 @@ class Live:
         Tried and not asked for: the reasons to refuse are many (memory, a role, a disk that is full).
         """
         return self.ask(lambda client: bool(client.set("penstock:written", 1, ex=60)), otherwise=False)
+
+    def _tell(self, error: redis.RedisError) -> None:
+        now = time.monotonic()
+        if now >= self._tell_again_at:
+            self._tell_again_at = now + _TOLD_FOR
+            log.warning("redis_away", error=type(error).__name__)
 
     def _connected(self) -> redis.Redis:
         # A process that forked opens its own connections.

@@ -179,23 +179,29 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
     env_file = tmp_path / ".env"
     env_file.write_text("PENSTOCK_SEALING_KEYS=CANARY\nPORT=8000\n")
     command = [sys.executable, "-m", "honcho", "export", "-d", str(ROOT), "-e", str(env_file), "-t", "deploy/systemd"]
-    command += ["-a", "penstock", "-u", "events", "-c", "web=1,worker=3,flower=1", "systemd", str(tmp_path / "units")]
+    command += ["-a", "penstock", "-u", "events", "-c", "web=2,worker=3,flower=1", "systemd", str(tmp_path / "units")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     units = {path.name: path.read_text() for path in (tmp_path / "units").iterdir()}
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 
     services = sorted(name for name in units if name.endswith(".service"))
     assert services == [
-        f"penstock-{name}.service" for name in ("flower-1", "web-1", "worker-1", "worker-2", "worker-3")
+        f"penstock-{name}.service" for name in ("flower-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
     ]
+    ports: list[int] = []
     for name in services:
-        (start,) = re.findall(r"^ExecStart=/bin/sh -c '(.*)'$", units[name], re.MULTILINE)
+        ((port, start),) = re.findall(
+            r"^ExecStart=/usr/bin/env PORT=(\d+) /bin/sh -c '(.*)'$", units[name], re.MULTILINE
+        )
+        ports.append(int(port))
         # As systemd reads it: it would take a single one of these for a variable or a name of its own.
         assert not re.search(r"(?<!\$)\$(\$\$)*(?!\$)|(?<!%)%(%%)*(?!%)", start), start
         assert start.replace("$$", "$").replace("%%", "%") == lines[name.split("-")[1]]
         assert f"EnvironmentFile={ROOT}/.env\n" in units[name]
         assert "KillMode=mixed\n" in units[name]
         assert "User=events\n" in units[name]
+    assert ports[services.index("penstock-web-1.service")] == 8000
+    assert len(set(ports)) == len(ports), "two processes would take the same port"
     assert "CANARY" not in "".join(units.values())
     for name in services:
         assert name in units[f"penstock-{name.split('-')[1]}.target"]
@@ -214,3 +220,21 @@ def test_web_processes_that_start_side_by_side_apply_each_migration_once(servers
     with ThreadPoolExecutor(4) as starting:
         applied = [name for names in starting.map(start, range(4)) for name in names]
     assert sorted(applied) == [name for name, _ in read_migrations()]
+
+
+def test_a_worker_that_may_not_look_for_its_tables_ends_and_says_so(servers: Servers, tmp_path: Path) -> None:
+    url = servers.create_database("procfile_forbidden")
+    owner = Database(url)
+    migrate(owner)
+    with owner.transaction() as tx:
+        tx.run("CREATE ROLE forbidden LOGIN PASSWORD 'forbidden'")
+    owner.close()
+    theirs = f"postgresql://forbidden:forbidden@{url.split('@')[1]}"
+    with honcho(servers, tmp_path, "procfile_other", "worker", DATABASE_URL=theirs) as started:
+        wait_until(started.honcho.has_ended, what="the worker ends", within=60)
+        said = started.honcho.said()
+
+    (line,) = [line for line in said.splitlines() if "worker_not_started" in line]
+    assert "permission denied for table migrations" in line
+    assert "Traceback" not in said
+    assert " ready." not in said

@@ -92,6 +92,24 @@ def test_a_redis_that_hangs_is_waited_for_once_and_asked_again_later() -> None:
         assert time.monotonic() - begun >= 0.5, "it was not asked again"
 
 
+def test_a_redis_that_refuses_is_told_of_once_in_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.live.connection._TOLD_FOR", 2.0)
+    live = Live(NOBODY, timeout_seconds=0.2)
+
+    def ask_on() -> int:
+        for _ in range(20):
+            live.ask(lambda client: client.get("x"), otherwise=None)
+        told = capsys.readouterr()
+        return (told.out + told.err).count("redis_away")
+
+    assert ask_on() == 1
+    assert ask_on() == 0
+    time.sleep(2.0)
+    assert ask_on() == 1
+
+
 def entry(number: int, *, imported: int = 5, done_ms: int = 1000) -> Entry:
     return Entry(number, 100, Counts(lines=imported + 1, imported=imported, rejected=1), done_ms)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +16,12 @@ from common.telemetry import unbind
 @pytest.fixture
 def logs_as_they_were() -> Iterator[None]:
     """Let a test set logs up, and take that back: it is the whole process's."""
-    root, hook = logging.getLogger(), sys.excepthook
+    root = logging.getLogger()
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     handlers, level = root.handlers, root.level
     yield
-    root.handlers, sys.excepthook = handlers, hook
+    root.handlers = handlers
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     root.setLevel(level)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()

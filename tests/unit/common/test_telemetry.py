@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
 import warnings
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.telemetry import bind, configure_logs, get_logger, unbind
+from deploy.local.commands import ROOT
 
 pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 
@@ -95,6 +97,30 @@ def test_an_error_that_ends_the_process_is_a_line_too(capsys: pytest.CaptureFixt
 
     assert (line["level"], line["event"]) == ("critical", "process_ended")
     assert "RuntimeError" in line["exception"]
+
+
+def test_an_error_that_ends_a_thread_or_is_raised_where_nobody_can_catch_it_is_a_line_too() -> None:
+    script = """
+import threading
+from common.telemetry import configure_logs
+configure_logs()
+def fail():
+    raise RuntimeError("in a thread")
+thread = threading.Thread(target=fail, name="sweep-watch")
+thread.start()
+thread.join()
+class Odd:
+    def __del__(self):
+        raise ValueError("at its end")
+Odd()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    ended, ignored = lines(done.stderr)
+
+    assert (ended["event"], ended["thread"], ended["level"]) == ("thread_ended", "sweep-watch", "error")
+    assert "RuntimeError: in a thread" in ended["exception"]
+    assert ignored["event"] == "error_ignored"
+    assert "ValueError: at its end" in ignored["exception"]
 
 
 def test_at_the_debug_level_we_say_more_and_libraries_do_not(capsys: pytest.CaptureFixture[str]) -> None:
