@@ -194,7 +194,7 @@ def test_flower_shows_workers_and_tasks_by_name_with_one_id_each(running: Runnin
     assert 'task="imports.load"' in metrics
     (worker,) = json.loads(running.ask_flower("/api/workers?refresh=1", user=running.user)[1]).values()
     assert sorted(worker["registered"]) == ["imports.load", "imports.plan"]
-    assert [queue["name"] for queue in worker["active_queues"]] == ["imports"]
+    assert [queue["name"] for queue in worker["active_queues"]] == ["imports", "starts"]
 
     tasks = json.loads(running.ask_flower("/api/tasks", user=running.user)[1]).values()
     args = {name: [task["args"] for task in tasks if task["name"] == name] for name in ("imports.plan", "imports.load")}
