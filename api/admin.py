@@ -25,6 +25,7 @@ from common.ledger import migrate, projects
 from common.ledger.database import Database, DriverError, Tx
 from common.model.ids import parse_id
 from common.settings import SettingsError, read_setting
+from common.telemetry import configure_logs
 
 _LONGEST_NAME = 100
 #: Days. Longer than anybody will remember what the key was for.
@@ -69,6 +70,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.group()
 def admin() -> None:
     """Administer a Penstock: its tables, projects and keys. Takes DATABASE_URL from the environment."""
+    configure_logs("warning")  # to standard error: standard output is the command's own
 
 
 @admin.command("migrate")

@@ -312,14 +312,14 @@ class Stack:
         with self.redis() as client:
             client.flushall()
 
-    def drain(self, *, idle: float = 0.3) -> None:
+    def drain(self, *, idle: float = 0.3, within: float = 30.0) -> None:
         """Wait until no message waits, and no worker has done anything for so many seconds."""
 
         def drained() -> bool:
             with self.redis() as client:
                 return not any(client.llen(queue) for queue in (STARTS, QUEUE))
 
-        wait_until(drained, what="the queue is empty")
+        wait_until(drained, what="the queue is empty", within=within)
         wait_until(lambda: self.is_quiet(idle), what="every worker's session idles", pause=0.1)
 
     def is_quiet(self, idle: float) -> bool:

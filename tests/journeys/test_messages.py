@@ -36,7 +36,7 @@ def test_ten_thousand_doubled_late_foreign_and_broken_messages_change_nothing(st
     stack.follow(import_id, *(Fault(percent, lambda p=percent: send(p)) for percent in (0, 5)), within=240)
     send(100)
     send(101)
-    stack.drain(idle=1.0)
+    stack.drain(idle=1.0, within=240)
 
     assert sent == MESSAGES
     assert stack.service.pids["worker"] == workers, "a message has killed a worker"
