@@ -58,7 +58,9 @@ class Live:
         now = time.monotonic()
         if now >= self._tell_again_at:
             self._tell_again_at = now + _TOLD_FOR
-            log.warning("redis_away", error=type(error).__name__)
+            # One that answers, and refuses: a key of another type, no memory, no right.
+            refused = isinstance(error, redis.ResponseError)
+            log.warning("redis_refused" if refused else "redis_away", error=type(error).__name__)
 
     def _connected(self) -> redis.Redis:
         # A process that forked opens its own connections.

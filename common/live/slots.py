@@ -62,6 +62,8 @@ def _clock(client: redis.Redis) -> float:
 
 def _match(client: redis.Redis, held: Mapping[str, Iterable[str]], at: float) -> None:
     script = client.register_script(_MATCH)
+    if client.type(_INDEX) not in (b"set", b"none"):
+        client.delete(_INDEX)  # written by hand; nobody would be matched any more
     known = {member.decode() for member in cast(set[bytes], client.smembers(_INDEX))}
     for project_id in known | held.keys():
         script(keys=_keys(project_id), args=[project_id, repr(at), *held.get(project_id, ())])

@@ -79,6 +79,20 @@ def test_matching_takes_out_what_ended_puts_in_what_is_missing_and_keeps_who_cam
     assert client.smembers("penstock:slots") == {b"p", b"new"}
 
 
+def test_what_was_written_by_hand_is_healed(slots: Slots, client: redis.Redis) -> None:
+    """Scores of tomorrow, keys of another type: one of them must not keep the others from being matched."""
+    client.zadd("penstock:slots:p", {"ghost": 1e12})
+    client.set("penstock:slots:q", "x")
+    client.set("penstock:slots", "x")
+    at = slots.clock()
+    assert at is not None
+    for _ in range(2):
+        slots.match({"p": ["running"], "q": ["running"], "r": ["running"]}, at=at)
+
+    assert [members(client, project) for project in "pqr"] == [{"running"}] * 3
+    assert client.smembers("penstock:slots") == {b"p", b"q", b"r"}
+
+
 def test_a_full_house_of_ghosts_in_redis_refuses_nobody(stage: Stage, slots: Slots, client: redis.Redis) -> None:
     for ghost in range(stage.settings.import_limit):
         assert slots.take(stage.caller.project_id, str(ghost), limit=stage.settings.import_limit)
