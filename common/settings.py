@@ -109,6 +109,11 @@ class Settings:
 
     seen_ids: int = setting("Ids that the routes of duplicates keep in Redis in all; about 72 bytes each.", 5_000_000)
     seen_seconds: int = setting("Seconds after its last use that a collection's routes are forgotten.", 86_400)
+    database_timeout_seconds: float = setting(
+        "How long the web process waits for an answer of Postgres; then its caller is asked to come again.",
+        20.0,
+        least=0.1,
+    )
     redis_timeout_seconds: float = setting(
         "How long an answer of Redis is waited for; it only speeds things up.", 2.0, least=0.01
     )

@@ -94,6 +94,13 @@ def _forget_ours(_: Arbiter) -> None:
 on_starting = on_reload = _forget_ours
 
 
+def post_fork(_arbiter: Arbiter, _worker: object) -> None:
+    """Bound the waits of a process that answers requests."""
+    from common.ledger.database import bound_answers
+
+    bound_answers(settings.database_timeout_seconds)
+
+
 def when_ready(arbiter: Arbiter) -> None:
     """Look before each SIGHUP: gunicorn ends, with all it serves, where new code does not load. No hook can refuse."""
     arbiter.handle_hup = partial(_renew, arbiter, arbiter.handle_hup)

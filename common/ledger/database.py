@@ -7,9 +7,12 @@ cross a fork (the usual symptom: another child's rows). There is no pool: the nu
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import psycopg2
@@ -78,6 +81,9 @@ _SESSION = (
 _KEEP_ROWS_OUT_OF_LOG = (
     "SELECT set_config('log_min_error_statement', 'panic', false) WHERE current_setting('is_superuser')::boolean"
 )
+
+
+_CONNECT_SECONDS = 5
 
 
 class Deadlock(Transient):
@@ -149,7 +155,7 @@ class Database:
             connection = psycopg2.connect(
                 self._url,
                 application_name=self._application_name,
-                connect_timeout=5,
+                connect_timeout=_CONNECT_SECONDS,
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
@@ -181,6 +187,30 @@ _UNKNOWN = (
     "The database went away before it could answer: look whether the request was carried out before repeating it."
 )
 _AWAY = "The database is not available at the moment. Nothing was lost; try again shortly."
+
+
+def bound_answers(seconds: float) -> None:
+    """Let nobody in this process wait longer than so many seconds for one answer of Postgres: Transient, from then on.
+
+    For processes that answer requests. A server that hangs ends no connection, its kernel goes on saying that all is
+    well, and none of its own timeouts comes: a request waited for as long as it was stopped (70 s were seen), and
+    sixteen of them would have been the whole process. Not for workers: psycopg2 knows no COPY in this mode.
+    """
+    psycopg2.extensions.set_wait_callback(partial(_wait, seconds=seconds))
+
+
+def _wait(connection: Any, *, seconds: float) -> None:
+    """Do as the driver does inside, with an end. Whatever is raised here closes the connection."""
+    # The driver's own bound on connecting has no effect in this mode.
+    is_new = connection.status == psycopg2.extensions.STATUS_SETUP
+    deadline = time.monotonic() + (min(_CONNECT_SECONDS, seconds) if is_new else seconds)
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        waiting = select.poll()
+        reads = state == psycopg2.extensions.POLL_READ
+        waiting.register(connection.fileno(), select.POLLIN if reads else select.POLLOUT)
+        if not waiting.poll(max(deadline - time.monotonic(), 0) * 1000):
+            message = "Postgres does not answer"
+            raise psycopg2.OperationalError(message)
 
 
 def _answers(connection: Any) -> bool:

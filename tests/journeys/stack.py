@@ -40,6 +40,7 @@ SETTINGS = {
     "PENSTOCK_SWEEP_SECONDS": "0.3",
     "PENSTOCK_RESEND_SECONDS": "0.7",
     "PENSTOCK_IMPORT_LIMIT": "50",
+    "PENSTOCK_DATABASE_TIMEOUT_SECONDS": "5",
     "PENSTOCK_S3_ADDRESSING": "path",
     # The most talkative level: what is secret stays so on it too.
     "PENSTOCK_LOG_LEVEL": "debug",
@@ -339,6 +340,15 @@ class Stack:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %(name)s", name=WORKER
             )
         )
+
+    def stop_postgres_processes(self) -> list[int]:
+        """Stop the server and all of its sessions, as a machine that hangs does; return whom to wake."""
+        main = self.servers.pids["postgres"]
+        assert main
+        pids = [main, *processes_of(main)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
 
     def worker(self, number: int) -> Worker:
         """Return a worker that is up, with its pool."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from deploy.local.postgres import StopMode
@@ -88,3 +93,28 @@ def test_while_postgres_is_down_callers_are_told_when_to_come_again(stack: Stack
         "SELECT count(*) FROM imports AS i JOIN collections AS c ON c.id = i.collection_id WHERE c.name = %(n)s"
     )
     assert stack.value(of_collection, n=collection) == 1
+
+
+def test_while_postgres_hangs_callers_are_told_so_and_the_process_lives(stack: Stack, collection: str) -> None:
+    """Stopped, not dead: its connections stand, and none of its own timeouts ends a wait."""
+    source = make_object(27, 15_000)
+    import_id = stack.start(stack.put(source.content), collection)
+    path = f"/event-import/{import_id}"
+
+    def hang() -> None:
+        stopped = stack.stop_postgres_processes()
+        try:
+            begun = time.monotonic()
+            with ThreadPoolExecutor(20) as pool:  # more than the process has threads
+                answers = list(pool.map(lambda _: stack.request("GET", path), range(20)))
+            assert {answer.status for answer in answers} == {503}, answers
+            assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+            assert stack.request("GET", "/healthz").status == 200
+            assert time.monotonic() - begun < 25, "two rounds of threads, of one or two waits each"
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+    stack.follow(import_id, Fault(10, hang))
+
+    audit_complete(stack, collection, import_id, source)
