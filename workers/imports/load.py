@@ -57,7 +57,7 @@ def _claim(runtime: Runtime, chunk_id: int) -> Chunk | None:
 
 
 def _claim_another(runtime: Runtime, chunk_id: int) -> Chunk | None:
-    """A message whose chunk is taken serves the import's next one: messages are hints that there is work.
+    """A message whose chunk is in work serves the next one of its import; one whose chunk is done serves nobody.
 
     In transactions of their own: Postgres shows the living backends as of a transaction's first look at them, and a
     later look in the same one would take a younger holder for dead.
