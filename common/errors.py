@@ -6,6 +6,7 @@
     ├── Refusal      tell the caller: the request is not taken, nothing was begun
     ├── Transient    again, later: nothing is wrong with the work itself
     └── Terminal     end the job and say why
+        └── SourceFailed    one of its objects cannot be read, or no further: the others go on first
 
 Each carries two texts: ``public`` is shown to callers and never holds a secret or an address of ours; the
 exception's own text (``str``) is for the operator's log.
@@ -47,3 +48,7 @@ class Transient(PenstockError):
 
 class Terminal(PenstockError):
     """The job cannot go on, however often it is tried. The job's row gets ``code`` and ``public``."""
+
+
+class SourceFailed(Terminal):
+    """An object of the job cannot be read, or no further. What came before is kept, and the other objects go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 #: Lines that a chunk should have at the most: what is kept of a line while its chunk is loaded (0.6 KB) does not
 #: depend on its length. 8 MiB of ``{}`` were 2.8 million lines and 1.7 GB.
@@ -21,6 +22,19 @@ class Counts:
     blank: int = 0
 
 
+class Kind(StrEnum):
+    """What is to be done with a chunk."""
+
+    #: Load the lines that begin in an exact range.
+    LOAD = "load"
+    #: Look at the first bytes of the source, and cut it or say who will.
+    LOOK = "look"
+    #: Go through all of the source, and cut it then.
+    SCAN = "scan"
+    #: Load lines from the start on until it is enough for a chunk; the rest is the next one.
+    WALK = "walk"
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A chunk under lease: what its holder needs to know, read in the claim itself."""
@@ -36,6 +50,9 @@ class Chunk:
     attempts: int
     #: Fences: whoever commits has to show the token of the latest claim.
     lease_token: int
+    kind: Kind = Kind.LOAD
+    #: Whether it reads so much at a stretch that it has a queue of its own.
+    long: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,19 @@ class OnDuplicate(StrEnum):
     REPLACE = "replace"
 
 
+class ColumnType(StrEnum):
+    """What the cells of a CSV column are, that without a type stay strings."""
+
+    STRING = "string"
+    #: A number of JSON; the cell's own digits are kept.
+    NUMBER = "number"
+    #: ``true`` or ``false``, in letters of any case.
+    BOOLEAN = "boolean"
+
+
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Which members of a line, in order of preference, hold its id and its time.
+    """Which members of a line, in order of preference, hold its id and its time, and what else differs by dialect.
 
     The first name whose member is present and not null counts. Names are looked up at the top level of the
     object only, and exactly (no dotted paths).
@@ -26,3 +36,7 @@ class Mapping:
     id_names: tuple[str, ...] = ("$unique_id",)
     time_names: tuple[str, ...] = ("$time",)
     on_duplicate: OnDuplicate = OnDuplicate.KEEP
+    #: Of CSV: types by column, named as in the header (``Metrics.price``).
+    types: tuple[tuple[str, ColumnType], ...] = ()
+    #: Of CSV: whether a quoted cell may hold line breaks.
+    quoted_line_breaks: bool = True

@@ -72,6 +72,8 @@ class Decoded(NamedTuple):
     rejects: list[Reject]
     blank: int
     lines: int
+    #: Lines of text that the lines take up, where it is not one each (a header; quoted line breaks).
+    text_lines: int | None = None
 
 
 class Decoder:

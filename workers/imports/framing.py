@@ -13,7 +13,7 @@ of the n chunks inside one giant line would read all that follow, n squared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 NEWLINE = b"\n"
@@ -25,6 +25,10 @@ class Block(NamedTuple):
     #: Of the first line's first byte in the source.
     offset: int
     data: bytes
+    #: Of each line's first byte in the source, where they do not stand one after the other as here.
+    offsets: Sequence[int] | None = None
+    #: Where to go on behind this block; None where lines alone tell (a cut into ranges needs no such place).
+    end: int | None = None
 
 
 def reading_start(start: int) -> int:
