@@ -172,7 +172,7 @@ class Decoder:
             return None
         return found if len(found) == len(laid.payloads) else None
 
-    def _identify_all(self, values: list[Any], offsets: list[int]) -> _Ids | None:
+    def _identify_all(self, values: list[Any], offsets: Sequence[int]) -> _Ids | None:
         """Return the ids and whether each came from its line; None if one of them is refused."""
         if set(map(type, values)) == {str}:
             lengths = set(map(len, values))
@@ -198,9 +198,8 @@ class Decoder:
         rejects: list[Reject] = []
         blank = 0
         lines = block.data.split(NEWLINE)
-        next_offset = block.offset
-        for line, raw in enumerate(lines, first_line):
-            offset, next_offset = next_offset, next_offset + len(raw) + 1
+        offsets = _offsets_of(block, map(len, lines))
+        for line, (raw, offset) in enumerate(zip(lines, offsets, strict=True), first_line):
             if len(raw.removesuffix(b"\r")) > self._max_line:
                 length = self._max_line + 1  # framing may have cut it; how much more there was nobody looked
                 body = raw[: min(length, KEPT_BYTES)]
@@ -297,7 +296,7 @@ class _Layout(NamedTuple):
     """A block's lines that are not blank, without line ends, and where each begins in the source."""
 
     payloads: list[bytes]
-    offsets: list[int]
+    offsets: Sequence[int]
     #: The payloads without blanks around them: to the decoder the same, and to the check below plain to see.
     bodies: list[bytes]
     #: The bodies, joined.
@@ -313,7 +312,7 @@ def _lay_out(block: Block) -> _Layout:
     payloads = block.data.split(NEWLINE)
     lengths = list(map(len, payloads))
     longest, lines = max(lengths), len(lengths)
-    offsets = list(accumulate([length + 1 for length in lengths[:-1]], initial=block.offset))
+    offsets = _offsets_of(block, lengths)
     if _all_look_like_objects(payloads):
         return _Layout(payloads, offsets, payloads, block.data, longest, lines)
     payloads[0] = _without_mark(payloads[0], block.offset)
@@ -322,6 +321,15 @@ def _lay_out(block: Block) -> _Layout:
     payloads, offsets = list(compress(payloads, bodies)), list(compress(offsets, bodies))
     bodies = list(filter(None, bodies))
     return _Layout(payloads, offsets, bodies, NEWLINE.join(bodies), longest, lines)
+
+
+def _offsets_of(block: Block, lengths: Iterable[int]) -> Sequence[int]:
+    """Return where each line begins in the source."""
+    if block.offsets is not None:
+        return block.offsets
+    offsets = list(accumulate([length + 1 for length in lengths], initial=block.offset))
+    del offsets[-1]  # behind the last line
+    return offsets
 
 
 def _all_look_like_objects(lines: list[bytes]) -> bool:
