@@ -23,6 +23,10 @@ class RejectCode(StrEnum):
     EMPTY_ID = "empty_id"
     ID_TOO_LONG = "id_too_long"
     INVALID_TIME = "invalid_time"
+    INVALID_CSV = "invalid_csv"
+    QUOTED_LINE_BREAK = "quoted_line_break"
+    RAGGED_ROW = "ragged_row"
+    INVALID_VALUE = "invalid_value"
 
     @property
     def sentence(self) -> str:
@@ -41,6 +45,12 @@ _SENTENCES = {
     RejectCode.EMPTY_ID: "The id is an empty string.",
     RejectCode.ID_TOO_LONG: "The id is longer than 512 bytes.",
     RejectCode.INVALID_TIME: "The time is neither an ISO 8601 time nor a number of seconds or milliseconds since 1970.",
+    RejectCode.INVALID_CSV: "The row is not valid CSV: a quote stands inside a cell without quotes, text follows a "
+    "closing quote, a quote is never closed, or a carriage return stands outside quotes. Enclose such a cell in double "
+    "quotes, and double the quotes in it.",
+    RejectCode.QUOTED_LINE_BREAK: "A quote is not closed on its line: line breaks inside a value are not taken here.",
+    RejectCode.RAGGED_ROW: "The row has more or fewer cells than the header has columns.",
+    RejectCode.INVALID_VALUE: "A cell is not of its column's type: a number as JSON writes it, or true or false.",
 }
 
 
@@ -64,7 +74,9 @@ class LineError:
 
     #: The position to go on from: number of the chunk, line within it.
     position: tuple[int, int]
-    #: 0-based among all lines of the source.
+    #: Of the object it stands in.
+    key: str
+    #: In the object, from 0: of a line or an element; of a CSV record its first line of text, the header being 0.
     index: int
     byte_offset: int
     length: int

@@ -33,6 +33,14 @@ def receipt(events: int) -> generator.Receipt:
 
 # --- what the file is like
 
+#: What only a row of CSV can be.
+OF_CSV = {
+    RejectCode.INVALID_CSV,
+    RejectCode.QUOTED_LINE_BREAK,
+    RejectCode.RAGGED_ROW,
+    RejectCode.INVALID_VALUE,
+}
+
 
 @pytest.mark.parametrize("events", SIZES)
 def test_that_many_lines_are_events(events: int) -> None:
@@ -89,7 +97,7 @@ def test_the_first_line_is_an_event_and_the_last_has_no_line_end(events: int) ->
 @pytest.mark.parametrize("events", SIZES)
 def test_every_kind_of_line_is_there(events: int) -> None:
     lines = list(EventFile(events).lines())
-    assert {line.code for line in lines if line.code} == set(RejectCode)
+    assert {line.code for line in lines if line.code} == set(RejectCode) - OF_CSV
     assert {line.fate for line in lines} == set(Fate)
     taken = [line for line in lines if line.fate is Fate.STORED]
     assert {line.end for line in taken} >= {b"\n", b"\r\n"}
