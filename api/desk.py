@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from api.callers import PUSH, QUERY, Caller
+from api.uploads import Body, check_size, take_in
 from common.errors import Refusal
-from common.ledger import chunks, idempotency, imports
+from common.ledger import chunks, idempotency, imports, uploads
 from common.ledger.database import Tx
 from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import LineError
+from common.model.uploads import spooled
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 
 log = get_logger(__name__)
+
+
+#: Seconds after which a caller may try again.
+_UNDER_WAY_RETRY_SECONDS, _PLACE_RETRY_SECONDS = 5, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +69,72 @@ class Desk:
         made something else. May block while another request with the key is under way.
         """
         caller.require(PUSH)
-        if spec.credentials is None and not self._runtime.settings.may_read_own(spec.source.bucket):
-            text = "The source needs accessKeyId and secretAccessKey."
+        own = self._runtime.settings.may_read_own(spec.source.bucket)
+        if spec.credentials is None and spec.source.role is None and not own:
+            text = "The source needs accessKeyId and secretAccessKey, or a roleArn."
             raise Refusal("credentials_required", text, field="source.accessKeyId")
-        import_id = new_id()
+        started = self._start(caller, spec, new_id(), asked=spec.as_asked(), idempotency_key=idempotency_key)
+        if not started.replayed:
+            self._runtime.dispatch.plan_import(started.status.id)
+        return started
+
+    def start_upload(
+        self, caller: Caller, spec: ImportSpec, body: Body, *, request: str, idempotency_key: str | None = None
+    ) -> Started:
+        """Admit an import whose source is ``BODY``, read the body, and return the import: then it will run.
+
+        Whatever refuses the import does so before the first byte of the body is read; so does a key that made one
+        already, which is compared by ``request``, the request's method, path and query, alone. Blocks for as long as
+        the body comes. Raises Refusal as ``start_import`` does, ``uploads_unavailable``, ``too_many_uploads``,
+        ``request_under_way`` where a body with the same key is still coming, and as ``take_in`` does; Transient.
+        """
+        caller.require(PUSH)
+        settings, import_id = self._runtime.settings, new_id()
+        if not settings.spool_bucket:
+            text = (
+                "This service takes no bodies, only objects in S3: its operator has not set PENSTOCK_SPOOL_BUCKET yet."
+            )
+            raise Refusal("uploads_unavailable", text)
+        check_size(body.length, settings.max_body_bytes)
+        spec = replace(spec, source=spooled(settings.spool_bucket, import_id, region=settings.spool_region))
+        has_place = self._runtime.body_places.acquire(blocking=False)
+        try:
+            started = self._start(
+                caller,
+                spec,
+                import_id,
+                asked=f"upload {request}",
+                idempotency_key=idempotency_key,
+                beside=partial(_await_body, spec=spec, has_place=has_place),
+            )
+            if not started.replayed:
+                take_in(self._runtime, import_id, caller.project_id, spec.source, body)
+                self._runtime.dispatch.plan_import(import_id)
+        finally:
+            if has_place:
+                self._runtime.body_places.release()
+        return started
+
+    def _start(
+        self,
+        caller: Caller,
+        spec: ImportSpec,
+        import_id: str,
+        *,
+        asked: str,
+        idempotency_key: str | None,
+        beside: Callable[[Tx, str], None] = lambda *_: None,
+    ) -> Started:
+        """Admit the import, unless its key has made one; ``beside`` writes, or refuses, in the same transaction."""
         limit = caller.import_limit or self._runtime.settings.import_limit
         free = self._runtime.slots.take(caller.project_id, import_id, limit=limit)
         started: Started | None = None
         try:
             with self._runtime.database.transaction() as tx:
-                made = self._made_before(tx, caller, spec, idempotency_key, import_id)
+                made = self._made_before(tx, caller, asked, idempotency_key, import_id)
                 status = made or self._admit(tx, caller, spec, import_id, free=free)
+                if made is None:
+                    beside(tx, import_id)
             started = Started(status, replayed=made is not None)
         finally:
             if free and (started is None or started.replayed):
@@ -79,16 +142,13 @@ class Desk:
         bind(import_id=started.status.id)
         if not started.replayed:
             log.info("import_accepted", collection=spec.collection)
-            self._runtime.dispatch.plan_import(import_id)
         return started
 
-    def _made_before(
-        self, tx: Tx, caller: Caller, spec: ImportSpec, key: str | None, import_id: str
-    ) -> ImportStatus | None:
+    def _made_before(self, tx: Tx, caller: Caller, asked: str, key: str | None, import_id: str) -> ImportStatus | None:
         """Return what an earlier request with the key was told; else the key is this import's from now on."""
         if key is None:
             return None
-        asked, sealer = spec.as_asked(), self._runtime.sealer
+        sealer = self._runtime.sealer
         made = idempotency.use_key(
             tx, project_id=caller.project_id, key=key, fingerprint=sealer.fingerprint(asked), import_id=import_id
         )
@@ -97,6 +157,10 @@ class Desk:
         if not sealer.has_fingerprint(asked, made.fingerprint):
             text = "This Idempotency-Key has made another import within the last 24 hours. Take a fresh one."
             raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+        if uploads.is_body_awaited(tx, made.import_id):
+            # The first one may yet break off, and then there is no answer to give again.
+            text = "A request with this Idempotency-Key is under way: its body is still coming. Ask again later."
+            raise Refusal("request_under_way", text, retryAfter=_UNDER_WAY_RETRY_SECONDS)
         return imports.read_status(tx, made.import_id, caller.project_id).as_admitted()
 
     def _admit(self, tx: Tx, caller: Caller, spec: ImportSpec, import_id: str, *, free: bool) -> ImportStatus:
@@ -195,3 +259,11 @@ class Desk:
             self._runtime.progress.build(status.id, entries)
             progress = sum_progress(entries, now_ms=now_ms)
         return progress
+
+
+def _await_body(tx: Tx, import_id: str, *, spec: ImportSpec, has_place: bool) -> None:
+    """Make the import wait for its body. Asked last: a key that has made an import needs no place."""
+    if not has_place:
+        text = "The service is reading as many bodies as it can at a time. Send this one again shortly."
+        raise Refusal("too_many_uploads", text, retryAfter=_PLACE_RETRY_SECONDS)
+    uploads.await_body(tx, import_id, spec.source)

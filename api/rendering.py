@@ -15,9 +15,17 @@ _HTTP_STATUS = {
     "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
+    "body_too_slow": 408,
     "import_ended": 409,
+    "mapping_conflict": 409,
+    "request_under_way": 409,
+    "body_too_large": 413,
+    "unsupported_body": 415,
+    "unsupported_encoding": 415,
     "too_many_active_imports": 429,
     "too_many_failures": 429,
+    "uploads_unavailable": 501,
+    "too_many_uploads": 503,
 }
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import Any, cast
+import socket
+import threading
+import time
+from typing import Any, Self, cast
 
 import msgspec
 import ujson
@@ -12,14 +16,23 @@ from flask.json.provider import JSONProvider
 from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import get_input_stream
 
 from api.callers import Caller, Callers
 from api.desk import Desk, Started
 from common.errors import Refusal
+from common.model.formats import Compression
 from common.runtime import Runtime
 
 HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_ENCODINGS = {
+    "": None,
+    "identity": None,
+    "gzip": Compression.GZIP,
+    "x-gzip": Compression.GZIP,
+    "zstd": Compression.ZSTD,
+}
 #: Bytes. No request of ours that is JSON comes near it.
 MAX_BODY = 64 * 1024
 
@@ -78,11 +91,89 @@ def read_json() -> Any:
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001  every server has errors of its own for a body that breaks off
-        raise Refusal("malformed_body", "The body of the request could not be read to its end.") from None
+        raise broken_body() from None
     try:
         return current_app.json.loads(body)
     except ValueError:
         raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
+
+
+class RequestBody:
+    """The body of the request, piece by piece, to be read by a desk. A context manager: a watch ends with it.
+
+    Whoever sends it has so many seconds for each piece. gunicorn itself waits without end, a thread each: for a client
+    that went silent, and for one that sends a byte now and then, which no timeout of a socket ends.
+    """
+
+    PIECE = 64 * 1024
+
+    def __init__(self, *, patience: float) -> None:
+        """Take the body of the present request, and the seconds that a piece of it may take."""
+        self.length = request.content_length
+        self._stream = get_input_stream(request.environ)
+        self._socket: socket.socket | None = request.environ.get("gunicorn.socket")
+        self._patience = patience
+        self._read = 0
+        self._waiting_since: float | None = None
+        self._hung_up = False
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="body-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._watch.ident:
+            self._watch.join()
+
+    def read(self) -> bytes:
+        """Return up to 64 KiB, nothing at the end. Raises Refusal ``malformed_body``, ``body_too_slow``."""
+        if self._socket and not self._watch.ident:
+            self._watch.start()
+        self._waiting_since = time.monotonic()
+        try:
+            piece: bytes = self._stream.read(self.PIECE)
+        except Exception:  # noqa: BLE001  every server has errors of its own for a body that breaks off
+            piece, is_broken = b"", True
+        else:
+            self._read += len(piece)
+            is_broken = not piece and self.length not in (None, self._read)
+        self._waiting_since = None
+        if self._hung_up:
+            text = f"The body came too slowly: its next {self.PIECE} bytes did not come within {self._patience:g} s."
+            raise Refusal("body_too_slow", text)
+        if is_broken:
+            raise broken_body()
+        return piece
+
+    def _look(self) -> None:
+        while not self._done.wait(min(self._patience / 4, 1.0)):
+            since = self._waiting_since
+            if since is not None and time.monotonic() > since + self._patience and self._socket:
+                self._hung_up = True
+                # Wakes the thread that reads, which then sees an end; it can still answer.
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RD)
+
+
+def broken_body() -> Refusal:
+    """Return the answer to a body that broke off."""
+    return Refusal("malformed_body", "The body of the request could not be read to its end.")
+
+
+def content_encoding() -> Compression | None:
+    """Return what the body is compressed with, if the request says so. Raises Refusal ``unsupported_encoding``."""
+    named = request.headers.get("Content-Encoding", "").strip().lower()
+    if named not in _ENCODINGS:
+        text = "A body may be sent as it is or with Content-Encoding gzip or zstd, once."
+        raise Refusal("unsupported_encoding", text, field="Content-Encoding")
+    return _ENCODINGS[named]
+
+
+def request_line() -> str:
+    """Return what stands for a request whose body nobody reads twice: method, path and query."""
+    return f"{request.method} {request.path}?{request.query_string.decode('latin-1')}"
 
 
 def idempotency_key() -> str | None:

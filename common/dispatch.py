@@ -22,8 +22,11 @@ QUEUE = "imports"
 #: what is small does not wait, twice, behind the windows of all that is large. Behind an import of 5 million events a
 #: small one began after 14 chunks of it (3.0 to 4.8 s); with this queue after 1 to 3 (0.3 to 1.8 s).
 STARTS = "starts"
+#: Chunks that read so much at a stretch that others would wait for minutes or hours: workers of their own serve it.
+WALKS = "walks"
 PLAN_IMPORT = "imports.plan"
 LOAD_CHUNK = "imports.load"
+WALK = "imports.walk"
 
 #: Seconds that a task may take beyond its chunk's last possible lease. One that takes longer is ended, and its chunk
 #: is anybody's again.
@@ -31,6 +34,8 @@ _TIME_LIMIT_MARGIN = 120
 #: Redis hands out again what was not acknowledged in so many times the limit: well above it, or a task under way would
 #: be started beside itself (seen: three times for a task of 15 s under a limit of 6 s).
 _VISIBILITY_FACTOR = 3
+#: Where messages wait, by whether they are those of long chunks.
+_QUEUES = {False: (STARTS, QUEUE), True: (WALKS,)}
 
 
 def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Celery:
@@ -52,6 +57,9 @@ def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Cele
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
         task_time_limit=time_limit,
+        # A walk is guarded by its lease, which bytes renew. After the visibility timeout its message is handed out
+        # again, and whoever gets that finds the lease taken.
+        task_annotations={WALK: {"time_limit": settings.walk_ceiling_seconds + _TIME_LIMIT_MARGIN}},
         broker_transport_options={
             "visibility_timeout": time_limit * _VISIBILITY_FACTOR,
             # No global_keyprefix: kombu 5.7 forgets it where it looks whether a queue exists, so that none ever did.
@@ -93,15 +101,17 @@ class Dispatch:
         """Tell the workers of an import to plan."""
         return self._send(PLAN_IMPORT, import_id, STARTS)
 
-    def load_chunk(self, chunk_id: int, *, first: bool = False) -> bool:
-        """Tell the workers of a chunk to load, the first of its import or another."""
+    def load_chunk(self, chunk_id: int, *, first: bool = False, long: bool = False) -> bool:
+        """Tell the workers of a chunk, the first of its import or another; a long one is for the walkers alone."""
+        if long:
+            return self._send(WALK, chunk_id, WALKS)
         return self._send(LOAD_CHUNK, chunk_id, STARTS if first else QUEUE)
 
-    def queue_length(self) -> int | None:
-        """Return how many messages wait, or None where the broker does not say."""
+    def queue_length(self, *, long: bool = False) -> int | None:
+        """Return how many messages wait, those of long chunks or all others; None where the broker does not say."""
         try:
             with self._app.connection_for_write() as connection:
-                return sum(_length(connection.default_channel, queue) for queue in (STARTS, QUEUE))
+                return sum(_length(connection.default_channel, queue) for queue in _QUEUES[long])
         except Exception as error:  # noqa: BLE001  the transport lets errors of its driver through
             log.warning("broker_away", error=type(error).__name__)
             return None

@@ -6,20 +6,28 @@ can make us call another host. Credentials are given by hand, so that a caller's
 
 from __future__ import annotations
 
+import io
 import random
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.parsers import ResponseParserError
+from smart_open.compression import NO_COMPRESSION, compression_wrapper
 
-from common.errors import Terminal, Transient
+from common.errors import PenstockError, SourceFailed, Terminal, Transient
 from common.model.imports import Credentials
-from common.model.sources import Source, SourceRef
+from common.model.roles import not_assumable
+from common.model.sources import DEFAULT_REGION, Source, SourceRef
 from common.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -37,30 +45,96 @@ _TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 5, 0.2, 5.0
 #: Error codes of S3 that pass; besides them every 5xx does.
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "InternalError"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+#: Names' ends that ``read_whole`` decompresses by. Not all that smart_open knows: an xz may ask for 4 GiB of memory.
+_COMPRESSED = {".gz", ".bz2", ".zst"}
+#: STS signs by region; its global address is that of the default one.
+_STS_HOST = re.compile(r"https://sts\.([a-z]{2}-[a-z-]+-[0-9]{1,2})\.amazonaws\.com(?:\.cn)?/?")
+
+
+class Place(NamedTuple):
+    """A server of the settings: its address, and how many seconds of silence it may have."""
+
+    endpoint_url: str
+    timeout: float
 
 
 class Objects:
-    """Reads objects with one set of credentials."""
+    """Reads objects with one caller's credentials, which may be renewed meanwhile."""
 
-    def __init__(self, client: S3Client) -> None:
-        """Take a client; ``connect`` makes one."""
-        self._client = client
+    def __init__(self, keys: Callable[[], Credentials], open_client: Callable[[Credentials], S3Client]) -> None:
+        """Take what gives the credentials, asked at each request, and what makes a client of them; see ``connect``."""
+        self._keys = keys
+        self._open_client = open_client
+        self._opened: tuple[Credentials, S3Client] | None = None
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         """Close the connections. The credentials go with the object."""
-        self._client.close()
+        if self._opened:
+            self._opened[1].close()
+
+    @property
+    def _client(self) -> S3Client:
+        """Return the client of the credentials that are to be used now.
+
+        A walker reads for hours, and what STS lends ends within one. A body under way goes on: it was signed before.
+        """
+        keys = self._keys()
+        with self._opening:
+            if self._opened is None or self._opened[0] is not keys:
+                self.close()
+                self._opened = keys, self._open_client(keys)
+            return self._opened[1]
+
+    def spool(self) -> Spool:
+        """Return the way to write with the same credentials, which have to be the service's own."""
+        return Spool(self._client)
 
     def pin(self, ref: SourceRef) -> Source:
         """Return the object's size and ETag. Raises Terminal where it cannot be had, Transient where not now."""
         head = _try(lambda: self._client.head_object(Bucket=ref.bucket, Key=ref.key))
         return Source(ref.bucket, ref.key, ref.region, head["ContentLength"], head["ETag"])
 
-    def read_from(self, source: Source, start: int, end: int) -> Iterator[bytes]:
+    def list_prefix(self, bucket: str, prefix: str, region: str) -> Iterator[list[Source]]:
+        """Yield the objects whose keys begin with ``prefix``, a page of up to 1,000 at a time, in the server's order.
+
+        Raises Terminal where the bucket may not be listed, Transient.
+        """
+        token: dict[str, str] = {}
+        while True:
+            ask = partial(self._client.list_objects_v2, Bucket=bucket, Prefix=prefix)
+            page = _try(partial(ask, **token), _LISTING)
+            yield [Source(bucket, one["Key"], region, one["Size"], one["ETag"]) for one in page.get("Contents", [])]
+            if not page.get("IsTruncated"):
+                return
+            follows = {"ContinuationToken": page.get("NextContinuationToken", "")}
+            if follows == token or not all(follows.values()):
+                raise Transient(_UNREACHABLE, "the listing goes on nowhere")
+            token = follows
+
+    def read_whole(self, source: Source, *, most: int) -> bytes:
+        """Return all of a small object, decompressed as its name says: of more than ``most`` bytes, the first of them.
+
+        smart_open decompresses and does not read: its own reader neither checks the answer's ETag and range (P6), nor
+        leaves the pauses to us, 31 s in a row. Raises Terminal ``source_unreadable``, and as ``read_from`` does.
+        """
+        suffix = PurePosixPath(source.key).suffix.lower()
+        raw = io.BufferedReader(_Pieces(self.read_from(source, 0, source.size)))
+        try:
+            with compression_wrapper(raw, "rb", suffix if suffix in _COMPRESSED else NO_COMPRESSION) as content:
+                return bytes(content.read(most))
+        except PenstockError:
+            raise
+        except Exception as error:  # every decompressor has errors of its own
+            text = f"The object ends in {suffix}, and cannot be decompressed as that says."
+            raise Terminal("source_unreadable", text, type(error).__name__) from error
+
+    def read_from(self, source: Source, start: int, end: int) -> Generator[bytes, None, None]:
         """Yield the object's bytes from ``start`` on, in pieces, to its end; pull no more than is needed.
 
         ``end`` is where the caller expects to stop: one request covers it and a short tail, later ones double.
         Every answer has to be of the pinned version, and of the range that was asked for. A body that breaks is
-        resumed where it broke. Raises Terminal ``source_changed`` (P6), Transient.
+        resumed where it broke. Raises SourceFailed ``source_changed`` (P6), Transient.
         """
         position, step = start, max(end - start, 0) + TAIL
         while position < source.size:
@@ -105,34 +179,185 @@ class Objects:
         return answer["Body"]
 
 
+class _Pieces(io.RawIOBase):
+    """A file of the pieces that an iterator yields."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+class Spool:
+    """Writes objects to the service's own buckets, part by part, and deletes them.
+
+    Own code and not smart_open's writer, though it writes in parts too: that one begins its upload by itself and keeps
+    the id, which has to be in the ledger before the first byte comes, and cannot go on with or end one of another
+    process. Safe for threads. Every method may block (a request of S3, tried again where it says so), and raises
+    Transient for whatever S3 says: nothing of it is the caller's fault.
+    """
+
+    def __init__(self, client: S3Client) -> None:
+        """Take a client; ``Objects.spool`` has one."""
+        self._client = client
+
+    def begin(self, ref: SourceRef) -> str:
+        """Begin to write an object; return the id that the rest needs."""
+        # Once: an answer that was lost leaves an upload that nobody knows.
+        return _spool(lambda: self._client.create_multipart_upload(Bucket=ref.bucket, Key=ref.key), once=True)[
+            "UploadId"
+        ]
+
+    def put_part(self, ref: SourceRef, upload_id: str, number: int, content: BytesIO) -> str:
+        """Write a part, numbered from 1, and return its ETag. All but the last have 5 MiB at least."""
+        part = {"Bucket": ref.bucket, "Key": ref.key, "UploadId": upload_id, "PartNumber": number}
+
+        def put() -> str:
+            content.seek(0)
+            return self._client.upload_part(**part, Body=content)["ETag"]  # type: ignore[arg-type]
+
+        return _spool(put)
+
+    def complete(self, ref: SourceRef, upload_id: str, etags: list[str]) -> None:
+        """Make the object of its parts. Raises GoneError where the upload was broken off."""
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        whole = {"Bucket": ref.bucket, "Key": ref.key, "UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+        try:
+            _spool(lambda: self._client.complete_multipart_upload(**whole))  # type: ignore[arg-type]
+        except GoneError:
+            # Or it is complete, and the answer was lost: under this key nothing else is ever written.
+            _spool(lambda: self._client.head_object(Bucket=ref.bucket, Key=ref.key))
+
+    def break_off(self, ref: SourceRef, upload_id: str) -> bool:
+        """Drop an upload and its parts; return whether S3 knows of none any more.
+
+        Parts on their way at this moment may be kept: to be asked again later, until it is true.
+        """
+        try:
+            _spool(
+                lambda: self._client.abort_multipart_upload(Bucket=ref.bucket, Key=ref.key, UploadId=upload_id),
+                once=True,
+            )
+        except GoneError:
+            return True
+        return False
+
+    def list_begun(self, ref: SourceRef) -> list[str]:
+        """Return the ids of uploads that were begun for an object and neither completed nor broken off."""
+        asked = {"Bucket": ref.bucket, "Prefix": ref.key}
+        answer = _spool(lambda: self._client.list_multipart_uploads(**asked), once=True)  # type: ignore[arg-type]
+        return [upload["UploadId"] for upload in answer.get("Uploads", ()) if upload["Key"] == ref.key]
+
+    def delete(self, ref: SourceRef) -> None:
+        """Delete an object, if it is there."""
+        with suppress(GoneError):
+            _spool(lambda: self._client.delete_object(Bucket=ref.bucket, Key=ref.key), once=True)
+
+
+class GoneError(Transient):
+    """S3 knows of no such upload, or no such object."""
+
+
+def _spool(request: Callable[[], T], *, once: bool = False) -> T:
+    try:
+        return _once(request) if once else _try(request)
+    except Terminal as error:
+        kind = GoneError if error.code == "source_not_found" else Transient
+        raise kind(_NOT_SPOOLED, f"the spool bucket: {error}") from error
+    except Transient as error:
+        raise Transient(_NOT_SPOOLED, f"the spool bucket: {error}") from error
+
+
 def connect(
-    credentials: Credentials, *, region: str, endpoint_url: str, addressing: str, checksums: str, timeout: float
+    credentials: Credentials | Callable[[], Credentials],
+    *,
+    region: str,
+    endpoint_url: str,
+    addressing: str,
+    checksums: str,
+    timeout: float,
 ) -> Objects:
-    """Return the objects that these credentials open. Opens no connection yet."""
-    config = Config(
+    """Return the objects that these credentials open, or those that a call gives each time. Opens nothing yet."""
+    config = _config(timeout).merge(_s3_config(addressing, checksums))
+
+    def open_client(keys: Credentials) -> S3Client:
+        client = _session().client(
+            "s3", **_given(keys), region_name=region, endpoint_url=endpoint_url or None, config=config
+        )
+        if endpoint_url:
+            client.meta.events.register_last("before-parameter-build.s3", _stay_at_endpoint)
+        return client
+
+    return Objects(credentials if callable(credentials) else lambda: credentials, open_client)
+
+
+def assume_role(
+    role: str, *, external_id: str, session_name: str, policy: str, seconds: int, own: Credentials, at: Place
+) -> Credentials:
+    """Return keys that STS lends for the role, for so many seconds. Raises Terminal ``role_not_assumable``, Transient.
+
+    Asks the server of the settings and no other, with the service's ``own`` keys.
+    """
+    named = _STS_HOST.fullmatch(at.endpoint_url)
+    region = named[1] if named else DEFAULT_REGION
+    client = _session().client(
+        "sts", **_given(own), region_name=region, endpoint_url=at.endpoint_url, config=_config(at.timeout)
+    )
+    ask = partial(
+        client.assume_role,
+        RoleArn=role,
+        RoleSessionName=session_name,
+        ExternalId=external_id,
+        Policy=policy,
+        DurationSeconds=seconds,
+    )
+    try:
+        lent = _try(ask)["Credentials"]
+    except Terminal as error:
+        raise not_assumable(external_id, f"STS: {error}") from error
+    finally:
+        client.close()
+    return Credentials(lent["AccessKeyId"], lent["SecretAccessKey"], lent["SessionToken"])
+
+
+def _config(timeout: float) -> Config:
+    return Config(
         connect_timeout=5,
         read_timeout=timeout,
         # Tried again here, where the pause and the number are ours; botocore never resumes a body.
         retries={"total_max_attempts": 1},
-        s3={"addressing_style": addressing},  # type: ignore[arg-type]
-        request_checksum_calculation=checksums,  # type: ignore[arg-type]
-        response_checksum_validation=checksums,  # type: ignore[arg-type]
         # The environment's proxies are not for the callers' bytes.
         proxies={},
     )
-    client = _session().client(
-        "s3",
-        # Given here, even empty ones are used: the session's own chain is not asked.
-        aws_access_key_id=credentials.access_key_id,
-        aws_secret_access_key=credentials.secret_access_key,
-        aws_session_token=credentials.session_token,
-        region_name=region,
-        endpoint_url=endpoint_url or None,
-        config=config,
+
+
+def _s3_config(addressing: str, checksums: str) -> Config:
+    return Config(
+        s3={"addressing_style": addressing},  # type: ignore[arg-type]
+        request_checksum_calculation=checksums,  # type: ignore[arg-type]
+        response_checksum_validation=checksums,  # type: ignore[arg-type]
     )
-    if endpoint_url:
-        client.meta.events.register_last("before-parameter-build.s3", _stay_at_endpoint)
-    return Objects(client)
+
+
+def _given(keys: Credentials) -> dict[str, Any]:
+    """Return the keys as a client takes them. Given by hand, even empty ones are used: its own chain is not asked."""
+    return {
+        "aws_access_key_id": keys.access_key_id,
+        "aws_secret_access_key": keys.secret_access_key,
+        "aws_session_token": keys.session_token,
+    }
 
 
 @cache
@@ -151,23 +376,25 @@ def _stay_at_endpoint(context: dict[str, Any], **_: Any) -> None:
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
-def _try(request: Callable[[], T]) -> T:
+def _try(request: Callable[[], T], texts: Mapping[int, str] | None = None) -> T:
     for attempt in range(1, _TRIES):
         try:
-            return _once(request)
+            return _once(request, texts)
         except Transient:
             _pause(attempt)
-    return _once(request)
+    return _once(request, texts)
 
 
-def _once(request: Callable[[], T]) -> T:
+def _once(request: Callable[[], T], texts: Mapping[int, str] | None = None) -> T:
     try:
         return request()
     except ClientError as error:
-        _raise_final(error)
+        _raise_final(error, texts or _READING)
         raise Transient(_UNREACHABLE, str(error)) from error
     except (BotoCoreError, HTTPClientError) as error:
         raise Transient(_UNREACHABLE, str(error)) from error
+    except ResponseParserError as error:  # no BotoCoreError; its text is all that the server wrote
+        raise Transient(_UNREACHABLE, "the answer is no XML") from error
 
 
 def _pause(attempt: int) -> None:
@@ -175,8 +402,8 @@ def _pause(attempt: int) -> None:
     time.sleep(random.uniform(0, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311, TID251
 
 
-def _raise_final(error: ClientError) -> None:
-    """Raise Terminal for an answer that trying again cannot change. What S3 wrote is not shown: it is not ours."""
+def _raise_final(error: ClientError, texts: Mapping[int, str]) -> None:
+    """Raise SourceFailed for an answer that trying again cannot change. What S3 wrote is not shown: it is not ours."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     code = error.response.get("Error", {}).get("Code", "")
     if status >= 500 or status == 429 or code in _PASSING:
@@ -184,24 +411,34 @@ def _raise_final(error: ClientError) -> None:
     internal = f"{status} {code}"
     # 412: If-Match refused. 416: a pinned range is always inside the pinned size, so the object has shrunk.
     if status in (412, 416):
-        raise Terminal("source_changed", _CHANGED, internal) from error
+        raise SourceFailed("source_changed", _CHANGED, internal) from error
     if status == 404:
-        raise Terminal("source_not_found", "There is no such bucket or object in S3.", internal) from error
+        raise SourceFailed("source_not_found", texts[404], internal) from error
     if status in (401, 403):
-        text = "S3 refused access: the credentials are wrong, or may not read this object."
-        raise Terminal("source_access_denied", text, internal) from error
+        raise SourceFailed("source_access_denied", texts[403], internal) from error
     if status in (301, 307):
         text = "The bucket is in another region; name its region in the request."
-        raise Terminal("source_wrong_region", text, internal) from error
-    raise Terminal("source_unreadable", f"S3 answered the read with status {status}.", internal) from error
+        raise SourceFailed("source_wrong_region", text, internal) from error
+    raise SourceFailed("source_unreadable", f"S3 answered the read with status {status}.", internal) from error
 
 
-def _changed(source: Source) -> Terminal:
-    return Terminal("source_changed", _CHANGED, f"the ETag is no longer {source.etag}")
+def _changed(source: Source) -> SourceFailed:
+    return SourceFailed("source_changed", _CHANGED, f"the ETag is no longer {source.etag}")
 
 
 _CHANGED = (
     "The object changed while it was being imported. What had been imported stays; "
     "start another import to take in the new version."
+)
+_READING = {
+    403: "S3 refused access: the credentials are wrong, or may not read this object.",
+    404: "There is no such bucket or object in S3.",
+}
+_LISTING = {
+    403: "S3 refused to list the bucket: the credentials are wrong, or are not allowed s3:ListBucket of it.",
+    404: "There is no such bucket in S3.",
+}
+_NOT_SPOOLED = (
+    "The service cannot store what you send at the moment. Nothing of it was imported; send it again shortly."
 )
 _UNREACHABLE = "S3 cannot be reached at the moment."

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from common import objects
 from common.dispatch import Dispatch
 from common.errors import Terminal
 from common.ledger import imports as imports_ledger
+from common.ledger import projects
 from common.ledger.database import Database
 from common.live.connection import Live
 from common.live.failures import Failures
@@ -16,6 +20,8 @@ from common.live.progress import ProgressBoard
 from common.live.seen import Seen
 from common.live.slots import Slots
 from common.model.imports import Credentials, Import
+from common.model.uploads import is_spooled
+from common.roles import Roles
 from common.sealing import Sealer
 from common.settings import Settings
 
@@ -37,8 +43,14 @@ class Runtime:
     slots: Slots
     failures: Failures
     sealer: Sealer
+    roles: Roles
+    #: Free places for bodies that are sent to us: each is read by a thread of the web process as long as it takes.
+    body_places: threading.BoundedSemaphore
     #: By import: the last use, and the client.
     _clients: dict[str, tuple[float, objects.Objects]] = field(default_factory=dict, repr=False)
+    _spool: objects.Spool | None = None
+    #: Threads of the web process share the spool, and boto3's session does not bear two that make a client.
+    _opening: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def build(cls, settings: Settings, *, name: str) -> Runtime:
@@ -54,6 +66,8 @@ class Runtime:
             slots=Slots(live),
             failures=Failures(live, most=settings.auth_failures),
             sealer=Sealer(settings.sealing_keys),
+            roles=Roles(settings),
+            body_places=threading.BoundedSemaphore(settings.upload_limit),
         )
 
     def objects_of(self, job: Import) -> objects.Objects:
@@ -64,34 +78,62 @@ class Runtime:
         now = time.monotonic()
         for import_id, (used, _) in [*self._clients.items()]:
             if now - used > _CLIENT_SECONDS:
-                self.forget_objects_of(import_id)
+                self._close_objects_of(import_id)
         _, client = self._clients.pop(job.id, (now, None))
-        client = client or self._connect(job)
+        client = client or self._open(job)
         self._clients[job.id] = now, client
         return client
 
     def forget_objects_of(self, import_id: str) -> None:
         """Drop the client of an import that has ended, and its credentials with it."""
+        self.roles.forget(import_id)
+        self._close_objects_of(import_id)
+
+    def _close_objects_of(self, import_id: str) -> None:
         if held := self._clients.pop(import_id, None):
             held[1].close()
 
-    def _connect(self, job: Import) -> objects.Objects:
+    @property
+    def spool(self) -> objects.Spool:
+        """The way to the service's own bucket, for bodies that are sent to it."""
+        with self._opening:
+            if self._spool is None:
+                # Some servers copy all parts of an object before they say that they have put it together.
+                patience = max(self.settings.s3_timeout_seconds, self.settings.upload_seconds / 2)
+                self._spool = self._connect(self._own(), self.settings.spool_region, patience).spool()
+            return self._spool
+
+    def _open(self, job: Import) -> objects.Objects:
+        keys = self._credentials(job) if job.source.role is None else self._role(job)
+        return self._connect(keys, job.source.region, self.settings.s3_timeout_seconds)
+
+    def _connect(
+        self, credentials: Credentials | Callable[[], Credentials], region: str, timeout: float
+    ) -> objects.Objects:
         return objects.connect(
-            self._credentials(job),
-            region=job.source.region,
+            credentials,
+            region=region,
             endpoint_url=self.settings.s3_endpoint_url,
             addressing=self.settings.s3_addressing,
             checksums=self.settings.s3_checksums,
-            timeout=self.settings.s3_timeout_seconds,
+            timeout=timeout,
         )
+
+    def _role(self, job: Import) -> Callable[[], Credentials]:
+        with self.database.transaction() as tx:
+            project = projects.find_project(tx, job.project_id)
+        return partial(self.roles.keys_of, job, project.name)
+
+    def _own(self) -> Credentials:
+        return Credentials(self.settings.s3_access_key_id, self.settings.s3_secret_access_key)
 
     def _credentials(self, job: Import) -> Credentials:
         with self.database.transaction() as tx:
             sealed = imports_ledger.read_secret(tx, job.id)
         if sealed is not None:
             return self.sealer.open(job.id, sealed)
-        if self.settings.may_read_own(job.source.bucket):
-            return Credentials(self.settings.s3_access_key_id, self.settings.s3_secret_access_key)
+        if is_spooled(job.source, job.id) or self.settings.may_read_own(job.source.bucket):
+            return self._own()
         raise Terminal(
             "credentials_expired",
             "The S3 credentials of this import are no longer kept; start it again with fresh ones.",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
+from common.model.roles import read_roles
+
 MIB = 1024 * 1024
 
 #: Fields whose variable has a customary name of its own.
@@ -39,7 +41,8 @@ def setting(
 
     Of a number: the least it may be. Of a text: what has to be true of it; may raise ValueError where it is not.
     """
-    return dataclasses.field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "takes": takes})
+    metadata = {"doc": doc, "least": least, "takes": takes, "secret": secret}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
 def matches(pattern: str) -> Callable[[str], object]:
@@ -50,6 +53,12 @@ def matches(pattern: str) -> Callable[[str], object]:
 def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """Return the networks named in a comma-separated list; an address is a network of one. Raises ValueError."""
     return tuple(ip_network(name.strip()) for name in text.split(",") if name.strip())
+
+
+def is_role_table(text: str) -> bool:
+    """Return True for a table of roles. Raises ValueError."""
+    read_roles(text)
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,14 @@ class Settings:
         "Rejected lines above which an import fails, unless its request allows fewer.", 1_000_000, least=0
     )
     max_line_bytes: int = setting("Length above which a line is rejected.", MIB)
+    # Nobody means to send more: one worker, at 40 MB/s, needs 8 hours for it.
+    max_decoded_bytes: int = setting(
+        "Bytes that a compressed object may hold once decompressed; beyond them its import fails.", MIB * MIB
+    )
+    # JSON lines have 4 to 30; one line over and over had 294 by gzip (which ends at 1032) and 10,800 by Zstandard.
+    max_ratio: int = setting(
+        "How many times its size a compressed object may grow to, looked at after the first 64 MiB.", 1000
+    )
     auth_failures: int = setting(
         "Requests a minute that an address may send with a wrong key, a tenth of it with one key's id; 0: no limit.",
         100,
@@ -92,6 +109,9 @@ class Settings:
     lease_seconds: float = setting("How long a worker holds a chunk without showing progress.", 30.0, least=0.1)
     lease_ceiling_seconds: float = setting(
         "How long it may hold one in all; two minutes later its task is ended.", 600.0, least=0.1
+    )
+    walk_ceiling_seconds: float = setting(
+        "The same of a chunk that only a walker takes, since it goes through a whole object.", 86_400.0, least=0.1
     )
     sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0, least=0.01)
     resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)
@@ -126,7 +146,36 @@ class Settings:
     own_buckets: str = setting(
         "Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", ""
     )
-    spool_bucket: str = setting("The service's own bucket, for bodies sent to it.", "")
+    max_objects: int = setting("Objects that an import may take in.", 10_000)
+    roles: str = setting(
+        "What opens callers' roles, before STS is asked: JSON, by ARN or * an object of accessKeyId, secretAccessKey, "
+        'buckets (a list, ["*"] for all) and, if not for all, projects (a list of names or ids).',
+        "",
+        secret=True,
+        takes=is_role_table,
+    )
+    sts_endpoint_url: str = setting(
+        "The STS that lends keys for callers' roles, such as https://sts.eu-west-1.amazonaws.com; empty for none.",
+        "",
+        takes=matches(r"https?://[^\s/?#@]+/?"),
+    )
+    sts_access_key_id: str = setting("The service's own key to STS.", "", secret=True)
+    sts_secret_access_key: str = setting("The secret of that key.", "", secret=True)
+    spool_bucket: str = setting(
+        "The service's own bucket, without versions of objects, for bodies sent to it; empty: it takes none.", ""
+    )
+    spool_region: str = setting("The region of that bucket.", "us-east-1", takes=matches("[a-z0-9-]{1,32}"))
+    # Amazon's own limit for an object in one request; at 100 Mbit/s such a body takes seven minutes, and it has to come
+    # again from its beginning if the connection breaks.
+    max_body_bytes: int = setting("Size above which a body sent to the service is refused.", 5 * 1024 * MIB)
+    upload_limit: int = setting(
+        "Bodies that a web process reads at a time; each has one of its 16 threads and up to 16 MiB of memory.", 8
+    )
+    upload_seconds: float = setting(
+        "How long a body may make no progress before its import fails; its sender has half of it for each 64 KiB.",
+        60.0,
+        least=0.1,
+    )
 
     log_level: str = setting("debug, info, warning or error.", "info", takes=matches("debug|info|warning|error"))
     log_format: str = setting(
@@ -142,6 +191,8 @@ class Settings:
 
     def may_read_own(self, bucket: str) -> bool:
         """Return whether the bucket may be read with the service's own key, for a caller who sends none."""
+        if bucket == self.spool_bucket:
+            return False  # all projects' bodies are in it
         return bool({bucket, "*"} & set(map(str.strip, self.own_buckets.split(","))))
 
 
@@ -174,7 +225,8 @@ def _read(name: str, text: str, kind: str, metadata: Mapping[str, Any]) -> Any:
         message = f"{name} takes a number from {least} on, not {text[:40]}"
         raise SettingsError(message)
     if kind == "str" and not _is_taken(text, metadata["takes"]):
-        message = f"{name} cannot be {text[:80]!r}. {metadata['doc']}"
+        shown = "what it is" if metadata["secret"] else repr(text[:80])
+        message = f"{name} cannot be {shown}. {metadata['doc']}"
         raise SettingsError(message)
     return value
 

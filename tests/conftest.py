@@ -13,7 +13,7 @@ from common.settings import Settings
 from deploy.local.servers import Servers
 from tests.stage import Stage
 
-BUCKET = "stage"
+BUCKET, SPOOL = "stage", "spool"
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +54,7 @@ def settings(servers: Servers, database_url: str) -> Settings:
         region_name="us-east-1",
     )
     client.create_bucket(Bucket=BUCKET)
+    client.create_bucket(Bucket=SPOOL)
     client.close()
     return Settings(
         database_url=database_url,
@@ -63,6 +64,9 @@ def settings(servers: Servers, database_url: str) -> Settings:
         chunk_bytes=256,
         max_line_bytes=2000,
         window=3,
+        s3_access_key_id="own-key",
+        s3_secret_access_key="own-secret",
+        spool_bucket=SPOOL,
     )
 
 

@@ -20,14 +20,17 @@ from common.dispatch import Dispatch
 from common.ledger import chunks, imports
 from common.ledger.projects import create_key, create_project, revoke_key
 from common.model.chunks import Chunk
-from common.model.imports import Credentials, Import, ImportSpec, ImportStatus
+from common.model.imports import Credentials, ImportSpec, ImportStatus
 from common.model.mapping import Mapping
 from common.model.sources import SourceRef
 from common.runtime import Runtime
 from common.settings import Settings
 from workers.imports import load
 from workers.imports.lease import Lease
+from workers.imports.lines import Lines
 from workers.imports.plan import plan_import
+from workers.imports.walk import Ending
+from workers.imports.work import Work
 
 
 class Written(Dispatch):
@@ -36,18 +39,21 @@ class Written(Dispatch):
     def __init__(self) -> None:
         self.plans: list[str] = []
         self.loads: list[int] = []
+        self.walks: list[int] = []
         self.waiting: int | None = 0
+        self.walks_waiting = 0
 
     def plan_import(self, import_id: str) -> bool:
         self.plans.append(import_id)
         return self.waiting is not None
 
-    def load_chunk(self, chunk_id: int, *, first: bool = False) -> bool:
-        self.loads.append(chunk_id)
+    def load_chunk(self, chunk_id: int, *, first: bool = False, long: bool = False) -> bool:
+        (self.walks if long else self.loads).append(chunk_id)
         return self.waiting is not None
 
-    def queue_length(self) -> int | None:
-        return self.waiting
+    def queue_length(self, *, long: bool = False) -> int | None:
+        """None of both where ``waiting`` is None: there is one broker."""
+        return self.walks_waiting if long and self.waiting is not None else self.waiting
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,14 @@ class Stage:
         """Import a whole object, chunk by chunk in order, and return its final status."""
         import_id = self.start(body, **spec)
         plan_import(self.runtime, import_id)
-        for chunk_id in self.chunk_ids(import_id):
-            load.load_chunk(self.runtime, chunk_id)
+        self.load_all(import_id)
         return self.status(import_id)
+
+    def load_all(self, import_id: str) -> None:
+        """Load an import's chunks in order, those too that others make."""
+        while ids := self.chunk_ids(import_id, open_only=True):
+            load.load_chunk(self.runtime, ids[0])
+            assert self.chunk_ids(import_id, open_only=True)[:1] != ids[:1], "it did not get on"
 
     def status(self, import_id: str) -> ImportStatus:
         return self.desk.read_import(self.caller, import_id)
@@ -131,8 +142,14 @@ class Stage:
         with self.runtime.database.transaction() as tx:
             return tx.all(statement, **values)
 
-    def chunk_ids(self, import_id: str) -> list[int]:
-        rows = self.query("SELECT id FROM chunks WHERE import_id = %(id)s ORDER BY number", id=import_id)
+    def chunk_ids(self, import_id: str, *, open_only: bool = False) -> list[int]:
+        rows = self.query(
+            "SELECT c.id FROM chunks AS c JOIN imports AS i ON i.id = c.import_id"
+            " WHERE import_id = %(id)s AND (NOT %(open)s OR c.state <> 'done' AND i.state = 'running')"
+            " ORDER BY c.number",
+            id=import_id,
+            open=open_only,
+        )
         return [row.id for row in rows]
 
     def import_of(self, chunk_id: int) -> str:
@@ -163,11 +180,8 @@ class Stage:
 class Hand:
     """A worker that has claimed a chunk and read its lines, and has yet to commit."""
 
-    runtime: Runtime
-    chunk: Chunk
-    job: Import
-    lines: load.Lines
-    lease: Lease
+    work: Work
+    lines: Lines
 
     @classmethod
     def takes(cls, runtime: Runtime, chunk_id: int) -> Hand:
@@ -176,11 +190,16 @@ class Hand:
             assert chunk, "the chunk was not free"
             assert chunk.id == chunk_id
             job = imports.read_import(tx, chunk.import_id)
-        lease = Lease(runtime, chunk)
-        return cls(runtime, chunk, job, load.read_lines(runtime, job, chunk, lease), lease)
+            source = imports.read_source(tx, chunk.import_id, chunk.source_ordinal)
+        work = Work(runtime, job, source, chunk, Lease(runtime, chunk))
+        return cls(work, load.read_lines(work))
+
+    @property
+    def chunk(self) -> Chunk:
+        return self.work.chunk
 
     def commits(self) -> load.Done:
-        return load.commit(self.runtime, self.job, self.chunk, self.lines, self.lease)
+        return load.commit(self.work, self.lines, Ending())
 
 
 def ndjson(*events: dict[str, Any] | bytes) -> bytes:

@@ -12,13 +12,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from common.errors import PenstockError, Terminal
-from common.ledger import chunks, idempotency, imports, leases
+from common.dispatch import QUEUE, WALKS
+from common.errors import PenstockError, Terminal, Transient
+from common.ledger import chunks, idempotency, imports, leases, uploads
 from common.ledger.database import Database, Tx
+from common.model.sources import SourceRef
+from common.model.uploads import Upload
 from common.runtime import Runtime
 from common.settings import Settings
 from common.telemetry import configure_logs, get_logger
@@ -76,16 +80,23 @@ def _send_again(runtime: Runtime) -> None:
     import had more messages than its window, and with each of them one more turn than the others (36 % of the chunks
     instead of 25). A plan sent twice is nobody's turn, so plans ask only that not too much waits which is nobody's.
     """
-    settings, waiting = runtime.settings, runtime.dispatch.queue_length()
+    _send_kind_again(runtime, long=False)
+    _send_kind_again(runtime, long=True)
+
+
+def _send_kind_again(runtime: Runtime, *, long: bool) -> None:
+    """Do so for long chunks, or for plans and all other chunks: what waits in one queue is none of the other's."""
+    settings, waiting = runtime.settings, runtime.dispatch.queue_length(long=long)
     if waiting is None:
         return
     with runtime.database.transaction() as tx:
-        missing = leases.count_due(tx, window=settings.window) - waiting
+        missing = leases.count_due(tx, window=settings.window, long=long) - waiting
         # Counted from what is due, not from nought: nine large imports alone have 72 messages, and rightly so.
         most = max(settings.resend_queue_bound + missing, 0)
-        plans = imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=most)
+        plans = [] if long else imports.send_plans_again(tx, resend_seconds=settings.resend_seconds, room=most)
         loads = chunks.send_chunks_again(
             tx,
+            long=long,
             window=settings.window,
             resend_seconds=settings.resend_seconds,
             lost_seconds=settings.resend_seconds * _SURELY_LOST,
@@ -93,9 +104,45 @@ def _send_again(runtime: Runtime) -> None:
             most=most,
         )
     # Up to the first that does not go: each of a hundred would wait for a Redis that hangs.
-    all(map(runtime.dispatch.plan_import, plans)) and all(map(runtime.dispatch.load_chunk, loads))
+    load = partial(runtime.dispatch.load_chunk, long=long)
+    all(map(runtime.dispatch.plan_import, plans)) and all(map(load, loads))
     if plans or loads:
-        log.info("sent_again", plans=len(plans), chunks=len(loads))
+        log.info("sent_again", plans=len(plans), chunks=len(loads), long=long)
+
+
+def _tell_of_unserved_walks(runtime: Runtime) -> None:
+    """Say that long chunks wait and nobody is a walker: nothing else would, and their imports would wait for ever."""
+    patience = runtime.settings.watchdog_seconds
+    with runtime.database.transaction() as tx:
+        waits = leases.is_work_waiting(tx, window=runtime.settings.window, long=True) and not leases.is_walked(tx)
+    if _unserved.lasts(is_so=waits, at=time.monotonic(), patience=patience):
+        log.warning("walks_not_served", seconds=patience, remedy="Run the Procfile's walker: a worker with -Q walks.")
+
+
+class Spell:
+    """A time in which something was so at every look."""
+
+    def __init__(self) -> None:
+        """Begin with no look."""
+        self._since: float | None = None
+
+    def lasts(self, *, is_so: bool, at: float, patience: float) -> bool:
+        """Return whether it has been so for so many seconds at this look, and begin anew where it has.
+
+        A single look does not tell: between two chunks a walker has none.
+        """
+        if not is_so:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = at
+        if at < self._since + patience:
+            return False
+        self._since = at
+        return True
+
+
+_unserved = Spell()
 
 
 def _expire_secrets(runtime: Runtime) -> None:
@@ -116,6 +163,49 @@ def _match_slots(runtime: Runtime) -> None:
         with runtime.database.transaction() as tx:
             held = imports.slots_in_use(tx)
         runtime.slots.match(held, at=at)
+
+
+def _end_silent_uploads(runtime: Runtime) -> None:
+    """Fail imports whose body stopped coming: whoever read it was killed, or it would have ended them itself."""
+    silent_seconds = runtime.settings.upload_seconds
+    error = Terminal("upload_broken", "The body of the request did not come to its end. Send it again.")
+    for import_id in _list(runtime.database, partial(uploads.silent_uploads, silent_seconds=silent_seconds)):
+        held_by = partial(uploads.give_up_body, import_id=import_id, silent_seconds=silent_seconds)
+        _try("end_silent_uploads", partial(fail_import, runtime, import_id, error, held_by=held_by))
+
+
+def _empty_spool(runtime: Runtime) -> None:
+    """Delete the bodies of imports that have ended. Up to the first failure: each of a hundred would wait for an S3
+    that hangs.
+    """
+    with runtime.database.transaction() as tx:
+        ended = uploads.take_ended_uploads(tx, again_seconds=runtime.settings.upload_seconds)
+    for upload in ended:
+        if _is_deleted(runtime, upload):
+            with runtime.database.transaction() as tx:
+                uploads.delete_upload(tx, upload.import_id)
+
+
+def _is_deleted(runtime: Runtime, upload: Upload) -> bool:
+    """Delete a body or its parts; return whether S3 has, and gets, nothing of it any more."""
+    spool, ref = runtime.spool, SourceRef(upload.bucket, upload.key)
+    if upload.done:
+        spool.delete(ref)
+        return True
+    begun = [upload.upload_id] if upload.upload_id else _list_begun(runtime, ref)
+    gone = [spool.break_off(ref, upload_id) for upload_id in begun]
+    spool.delete(ref)  # whoever was late may have made an object of it before its upload was broken off
+    # While no id is known one may yet be on its way.
+    return upload.old or (upload.upload_id is not None and all(gone))
+
+
+def _list_begun(runtime: Runtime, ref: SourceRef) -> list[str]:
+    try:
+        return runtime.spool.list_begun(ref)
+    except Transient as error:
+        # Not every server has the request. Where S3 is away, to delete the object fails too.
+        log.warning("uploads_not_listed", error=str(error))
+        return []
 
 
 def _forget_old_keys(runtime: Runtime) -> None:
@@ -147,20 +237,23 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
         _rebuild_progress,
         _trim_marks,
         _expire_secrets,
+        _end_silent_uploads,
         _forget_old_keys,
+        _tell_of_unserved_walks,
+        _empty_spool,
     )
 
 
-def is_work_waiting(runtime: Runtime) -> bool:
-    """Return whether there is work that any worker could take, and a broker that could tell it.
+def is_work_waiting(runtime: Runtime, *, long: bool = False) -> bool:
+    """Return whether there is work that any worker, or any walker, could take, and a broker that could tell it.
 
     A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not, nor one whose
     Redis is full: that tells how long the queue is and takes no message, so that every worker ended once a minute.
     """
-    if runtime.dispatch.queue_length() is None or not runtime.live.takes_writes():
+    if runtime.dispatch.queue_length(long=long) is None or not runtime.live.takes_writes():
         return False
     with runtime.database.transaction() as tx:
-        return leases.is_work_waiting(tx, window=runtime.settings.window)
+        return leases.is_work_waiting(tx, window=runtime.settings.window, long=long)
 
 
 def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:
@@ -171,10 +264,12 @@ def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:
 def main() -> None:
     """Sweep until told to stop, or until the worker that started this, whose pid is the argument, is gone.
 
-    After each round, whether or not the sweep was another's, a line on standard output says if work waits.
+    After each round, whether or not the sweep was another's, a line on standard output says if work waits in one of the
+    queues that the worker serves, the further arguments.
     """
     if len(sys.argv) > 1:
         _die_with(parent=int(sys.argv[1]))
+    kinds = [queue == WALKS for queue in sys.argv[2:] if queue in (QUEUE, WALKS)]
     settings = Settings.from_environment()
     configure_logs(settings.log_level, settings.log_format)
     runtime = Runtime.build(settings, name="penstock-sweep")
@@ -186,7 +281,7 @@ def main() -> None:
         waiting = False
         try:
             sweep(runtime, guard=guard)
-            waiting = is_work_waiting(runtime)
+            waiting = any(is_work_waiting(runtime, long=long) for long in kinds)
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))
         # News for the worker's watchdog; a round without any would look like one that hangs.

@@ -18,7 +18,7 @@ from celery import bootsteps
 from celery.signals import worker_ready
 from celery.worker import state
 
-from common.dispatch import QUEUE
+from common.dispatch import QUEUE, WALKS
 from common.settings import Settings
 from common.telemetry import get_logger
 from workers.watchdog import Look, Silence, is_deaf, listen
@@ -48,17 +48,16 @@ class SweepStep(bootsteps.StartStopStep):
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
+        self._queues: list[str] = []
 
     def start(self, parent: Any) -> None:
         """Start the sweep and the thread that starts it again."""
-        # Chosen once: who cancels a worker's queue at run time has made it deaf. One for other queues is none of ours.
-        listens = QUEUE in parent.app.amqp.queues.consume_from
+        # Chosen once: who cancels a worker's queue at run time has made it deaf. Work of others is none of its own.
+        self._queues = [queue for queue in (QUEUE, WALKS) if queue in parent.app.amqp.queues.consume_from]
         worker_ready.connect(self._note_ready)
         # The first one here and not in the thread: an error is the worker's own, at its start.
-        self._child = spawn_sweep()
-        threading.Thread(
-            target=self._watch, args=(parent,), kwargs={"listens": listens}, name="sweep-watch", daemon=True
-        ).start()
+        self._child = spawn_sweep(self._queues)
+        threading.Thread(target=self._watch, args=(parent,), name="sweep-watch", daemon=True).start()
 
     def _note_ready(self, **_: Any) -> None:
         """Begin to watch: a worker that is still starting hears nothing either, and may take long on a busy machine."""
@@ -74,12 +73,12 @@ class SweepStep(bootsteps.StartStopStep):
         """End the sweep when the worker ends in a hurry."""
         self.stop(parent)
 
-    def _watch(self, worker: Any, *, listens: bool) -> None:
+    def _watch(self, worker: Any) -> None:
         silence: Silence | None = None
         while self._child and not self._stopping.is_set():
             for claimable in news_of(self._child, longest=_LONGEST_ROUND):
                 free = self._ready.is_set() and _is_free(worker)
-                look = Look(time.monotonic(), claimable and listens, free, state.all_total_count[0])
+                look = Look(time.monotonic(), claimable, free, state.all_total_count[0])
                 silence = listen(silence, look, patience=self._patience)
                 if is_deaf(silence, patience=self._patience) and not self._stopping.is_set():
                     _exit_deaf(self._child, look, self._patience)
@@ -90,19 +89,20 @@ class SweepStep(bootsteps.StartStopStep):
     def _spawn_again(self) -> subprocess.Popen[bytes] | None:
         while not self._stopping.wait(_PAUSE):
             try:
-                return spawn_sweep()
+                return spawn_sweep(self._queues)
             except OSError as error:  # no process or no memory to be had at the moment
                 log.warning("sweep_not_started", error=str(error))
         return None
 
 
-def spawn_sweep() -> subprocess.Popen[bytes]:
-    """Start a sweep that ends with this process; its standard output is news."""
-    return subprocess.Popen([sys.executable, "-m", "workers.sweep", str(os.getpid())], stdout=subprocess.PIPE)
+def spawn_sweep(queues: list[str]) -> subprocess.Popen[bytes]:
+    """Start a sweep that ends with this process; its standard output is news of the work of these queues."""
+    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), *queues]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def news_of(child: subprocess.Popen[bytes], *, longest: float) -> Iterator[bool]:
-    """Yield the newest word of each time the child speaks: whether there is work that any worker could take.
+    """Yield the newest word of each time the child speaks: whether there is work that a worker like ours could take.
 
     Ends when the child does, or when it says nothing for ``longest`` seconds: whoever waits for news must not hang
     with who brings them. The end of the pipe is no sure sign: a process of the pool that is forked while a sweep is

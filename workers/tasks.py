@@ -10,7 +10,7 @@ from functools import cache
 
 from celery import shared_task
 
-from common.dispatch import LOAD_CHUNK, PLAN_IMPORT
+from common.dispatch import LOAD_CHUNK, PLAN_IMPORT, WALK
 from common.runtime import Runtime
 from common.settings import Settings
 from workers.imports import load, plan
@@ -31,4 +31,10 @@ def plan_import(import_id: str) -> None:
 @shared_task(name=LOAD_CHUNK)
 def load_chunk(chunk_id: int) -> None:
     """Load a chunk, or another of its import where this one is taken."""
+    load.load_chunk(runtime(), chunk_id)
+
+
+@shared_task(name=WALK)
+def walk_chunk(chunk_id: int) -> None:
+    """Do what a long chunk asks for, or another long one of its import where this one is taken."""
     load.load_chunk(runtime(), chunk_id)

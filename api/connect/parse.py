@@ -8,9 +8,10 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from common.errors import Refusal
 from common.model.collections import check_collection
+from common.model.formats import Compression, Format
 from common.model.imports import Credentials, ImportSpec
 from common.model.mapping import Mapping
-from common.model.sources import parse_s3_url
+from common.model.sources import SourceKind, parse_s3_url
 
 #: Connect's events have ``id`` and ``timestamp``; lines written for other importers are read as well.
 MAPPING = Mapping(id_names=("id", "$unique_id"), time_names=("timestamp", "$time"))
@@ -37,9 +38,11 @@ def import_spec(body: Any) -> ImportSpec:
         raise Refusal("invalid_request", "The request is not valid.", errors=_list(error)) from None
     return ImportSpec(
         collection=check_collection(asked["collection"]),
-        source=parse_s3_url(asked["s3Path"], field="s3Path"),
+        source=parse_s3_url(asked["s3Path"], kind=SourceKind.OBJECT, field="s3Path"),
         mapping=MAPPING,
         credentials=Credentials(asked["s3AccessKeyId"], asked["s3SecretAccessKey"]),
+        format=Format.NDJSON,
+        compression=Compression.NONE,
     )
 
 

@@ -2,30 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from common.errors import Refusal
 from common.model.collections import check_collection
-from common.model.imports import Credentials, ImportSpec
-from common.model.mapping import Mapping, OnDuplicate
-from common.model.sources import parse_s3_url
+from common.model.formats import Compression, Format
+from common.model.imports import AUTO, Credentials, IfSeen, ImportSpec
+from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.roles import check_role
+from common.model.sources import SourceKind, SourceRef, list_keys, parse_s3_url
+from common.model.uploads import BODY
+
+#: What the type of a body says of its events. Other types say nothing: curl names one that is none of theirs.
+_FORMATS = {
+    "application/x-ndjson": Format.NDJSON,
+    "application/ndjson": Format.NDJSON,
+    "text/csv": Format.CSV,
+}
 
 
 def import_spec(asked: dict[str, Any]) -> ImportSpec:
     """Return the spec of a request that the schema has passed. Raises Refusal naming the field at fault."""
-    source, mapping = asked["source"], asked.get("mapping", {})
-    default = Mapping()
+    source = asked["source"]
+    mapping = _mapping(asked.get("mapping", {}))
     return ImportSpec(
         collection=check_collection(asked["collection"]),
-        source=parse_s3_url(source["url"], region=source.get("region")),
-        mapping=Mapping(
-            id_names=mapping.get("id", default.id_names),
-            time_names=mapping.get("time", default.time_names),
-            on_duplicate=OnDuplicate(mapping.get("onDuplicate", default.on_duplicate)),
-        ),
+        source=_source(source),
+        mapping=Mapping(**mapping),
+        named=frozenset(mapping),
         credentials=_credentials(source),
         max_rejects=asked.get("onError", {}).get("maxErrors"),
+        format=Format(asked["format"]) if asked.get("format", AUTO) != AUTO else None,
+        compression=Compression(asked["compression"]) if asked.get("compression", AUTO) != AUTO else None,
+        if_seen=IfSeen(asked.get("ifSeen", IfSeen.IMPORT)),
     )
+
+
+def _mapping(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a mapping that a request names."""
+    made: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "id": ("id_names", tuple),
+        "time": ("time_names", tuple),
+        "onDuplicate": ("on_duplicate", OnDuplicate),
+        # Sorted: the order of an object's members asks for nothing else.
+        "types": ("types", lambda types: tuple((column, ColumnType(types[column])) for column in sorted(types))),
+        "quotedLineBreaks": ("quoted_line_breaks", bool),
+    }
+    return {made[name][0]: made[name][1](value) for name, value in asked.items() if name in made}
+
+
+def upload_spec(asked: dict[str, Any], *, media_type: str, compression: Compression | None) -> ImportSpec:
+    """Return the spec of a body with events, by its query and its headers. Raises Refusal."""
+    if media_type == "multipart/form-data":
+        text = "Send the events themselves as the body, not a form that holds them: curl --data-binary @events.ndjson"
+        raise Refusal("unsupported_body", text, field="Content-Type")
+    named, mapping = asked["format"], _mapping(asked)
+    return ImportSpec(
+        collection=check_collection(asked["collection"]),
+        source=BODY,
+        mapping=Mapping(**mapping),
+        named=frozenset(mapping),
+        max_rejects=asked.get("maxErrors"),
+        format=_FORMATS.get(media_type) if named is None else None if named == AUTO else Format(named),
+        compression=compression,
+    )
+
+
+def check_names_object(media_type: str) -> None:
+    """Raise Refusal ``collection_required`` for a body of events that says not where they belong."""
+    if media_type in _FORMATS:
+        text = (
+            "Events sent as the body need the name of their collection in the query: POST /api/imports?collection=name"
+        )
+        raise Refusal("collection_required", text, field="collection")
 
 
 def error_position(cursor: str | None) -> tuple[int, int]:
@@ -34,10 +85,23 @@ def error_position(cursor: str | None) -> tuple[int, int]:
     return (int(chunk), int(line)) if cursor else (-1, -1)
 
 
+def _source(source: dict[str, Any]) -> SourceRef:
+    kind, keys = SourceKind(source["type"]) if "type" in source else None, source.get("keys")
+    if keys is not None and kind not in (None, SourceKind.MANIFEST):
+        raise Refusal("keys_without_manifest", "A list of keys is of the type manifest.", field="source.type")
+    ref = parse_s3_url(source["url"], kind=kind if keys is None else SourceKind.PREFIX, region=source.get("region"))
+    if keys is not None:
+        ref = list_keys(ref, keys)
+    return replace(ref, role=check_role(source["roleArn"])) if "roleArn" in source else ref
+
+
 def _credentials(source: dict[str, Any]) -> Credentials | None:
     key_id, secret = source.get("accessKeyId"), source.get("secretAccessKey")
     if key_id is None and secret is None and "sessionToken" not in source:
         return None
+    if "roleArn" in source:
+        text = "The source has keys of its own and a role; send one or the other."
+        raise Refusal("credentials_and_role", text, field="source.roleArn")
     if key_id is None or secret is None:
         missing = "source.accessKeyId" if key_id is None else "source.secretAccessKey"
         raise Refusal("credentials_incomplete", "accessKeyId and secretAccessKey go together.", field=missing)

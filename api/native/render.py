@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
 from api.rendering import http_status, iso_time, retry_header
 from common.errors import Refusal
-from common.model.imports import ImportState, ImportStatus
+from common.model.imports import ImportState, ImportStatus, ObjectStatus
+from common.model.mapping import Mapping
 from common.model.rejects import LineError
+from common.model.uploads import is_spooled
 
-#: What 401 has to say: how to show a key.
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="penstock"'}
+#: What 401 has to say, how to show a key, and 415: what a body may be encoded with.
+_HEADERS = {
+    401: {"WWW-Authenticate": 'Bearer realm="penstock"'},
+    415: {"Accept-Encoding": "gzip, zstd, identity"},
+}
 
 
 def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str, Any]:
     """Return an import's status document."""
-    progress, counts = status.progress, status.progress.counts
+    progress, counts, pieces = status.progress, status.progress.counts, status.pieces
     path = f"/api/imports/{status.id}"
     return {
         "id": status.id,
@@ -27,9 +33,13 @@ def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str,
         "startedAt": iso_time(status.started_at),
         "finishedAt": iso_time(status.finished_at),
         "createdBy": {"keyId": status.key_id} if status.key_id else None,
-        "source": {"url": status.source.url, "region": status.source.region},
-        "format": "ndjson",
-        "compression": "none",
+        "source": _source(status),
+        "format": _one_of(pieces.formats, status.format),
+        "compression": _one_of(pieces.compressions, status.compression),
+        "pieces": {"total": pieces.total, "completed": pieces.completed, "failed": pieces.failed},
+        "objects": [_object(piece) for piece in pieces.objects],
+        "previousImport": status.previous_id,
+        "mapping": _mapping(status.mapping),
         "progress": {
             "percent": status.percent,
             "bytesRead": progress.bytes_done,
@@ -58,9 +68,47 @@ def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str,
     }
 
 
+def _object(piece: ObjectStatus) -> dict[str, Any]:
+    return {
+        "key": piece.key,
+        "bytes": piece.size,
+        "format": piece.layout.format.value if piece.layout else None,
+        "compression": piece.layout.compression.value if piece.layout else None,
+        "status": piece.state.value,
+        "error": {"code": piece.error.code, "message": piece.error.message} if piece.error else None,
+    }
+
+
+def _one_of(values: Sequence[StrEnum], asked: str) -> str:
+    """Return what all objects are, or ``mixed``; as asked for while none was looked at."""
+    if not values:
+        return asked
+    return values[0].value if len(values) == 1 else "mixed"
+
+
+def _mapping(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "id": list(mapping.id_names),
+        "time": list(mapping.time_names),
+        "onDuplicate": mapping.on_duplicate.value,
+        "types": {column: kind.value for column, kind in mapping.types},
+        "quotedLineBreaks": mapping.quoted_line_breaks,
+    }
+
+
+def _source(status: ImportStatus) -> dict[str, Any]:
+    """Return the source as asked for. Where a body is spooled is nobody's business."""
+    source = status.source
+    if is_spooled(source, status.id):
+        return {"type": "upload"}
+    role = {"roleArn": source.role, "externalId": status.external_id} if source.role else {}
+    return {"url": source.url, "type": source.kind.value, "region": source.region, **role}
+
+
 def line_error(error: LineError) -> dict[str, Any]:
     """Return a rejected line's place and reason, never its bytes."""
     return {
+        "object": error.key,
         "index": error.index,
         "byteOffset": error.byte_offset,
         "length": error.length,
@@ -78,7 +126,7 @@ def retry_after(status: ImportStatus) -> dict[str, str]:
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Return body, status and headers of a refusal."""
     status = http_status(refused)
-    headers = _CHALLENGE if status == 401 else retry_header(refused)
+    headers = _HEADERS.get(status) or retry_header(refused)
     extra = {"field": refused.field, **refused.details} if refused.field else dict(refused.details)
     return problem(status, refused.code, refused.public, **extra), status, headers
 

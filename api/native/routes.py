@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from flask_smorest import Api, Blueprint
 from werkzeug.exceptions import HTTPException
 
+from api.desk import Started
 from api.native import parse, render, schemas
-from api.web import JsonParser, bearer, desk, headers_of, idempotency_key, link, replayed_header, status_of
+from api.web import (
+    JsonParser,
+    RequestBody,
+    bearer,
+    content_encoding,
+    desk,
+    headers_of,
+    idempotency_key,
+    link,
+    replayed_header,
+    request_line,
+    runtime,
+    status_of,
+)
 from common.errors import Refusal, Transient
 from common.telemetry import get_logger
 
@@ -32,6 +48,19 @@ IDEMPOTENCY_KEY = {
 }
 
 
+#: The body with ``?collection=``, beside the JSON that names an object.
+_LINES = {"schema": {"type": "string", "format": "binary"}}
+EVENTS = {"content": {"application/x-ndjson": _LINES, "text/csv": _LINES, "application/octet-stream": _LINES}}
+CONTENT_ENCODING = {
+    "in": "header",
+    "name": "Content-Encoding",
+    "description": "Of a body with events. It is stored as it comes.",
+    "schema": {"type": "string", "enum": ["gzip", "zstd", "identity"]},
+}
+
+UPLOAD_QUERY = {"in": "query", "schema": schemas.UploadQuery}
+
+
 class Room(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
     """A part of the native wire."""
 
@@ -47,13 +76,42 @@ def _identify() -> None:
     g.caller = bearer()
 
 
+@blueprint.arguments(schemas.UploadQuery, location="query")
+def start_upload(asked: dict[str, Any]) -> ResponseReturnValue:
+    """Start an import of the events that are the body of the request."""
+    spec = parse.upload_spec(asked, media_type=request.mimetype, compression=content_encoding())
+    with RequestBody(patience=runtime().settings.upload_seconds / 2) as body:
+        started = desk().start_upload(g.caller, spec, body, request=request_line(), idempotency_key=idempotency_key())
+    return _started(started)
+
+
+def _or_a_body(view: Callable[[], ResponseReturnValue]) -> Callable[[], ResponseReturnValue]:
+    """Let a request that names its collection in the query bring its events along."""
+
+    @wraps(view)
+    def either() -> ResponseReturnValue:
+        if "collection" in request.args:
+            return cast("ResponseReturnValue", start_upload())
+        parse.check_names_object(request.mimetype)
+        return view()
+
+    return either
+
+
 @blueprint.post("")
+@_or_a_body
 @blueprint.arguments(schemas.ImportRequest)
 @blueprint.response(201, schemas.ImportReply)
-@blueprint.doc(parameters=[IDEMPOTENCY_KEY])
+@blueprint.doc(parameters=[IDEMPOTENCY_KEY, CONTENT_ENCODING, UPLOAD_QUERY], requestBody=EVENTS)
 def start_import(asked: dict[str, Any]) -> ResponseReturnValue:
-    """Start an import. A request repeated with its Idempotency-Key gets the first answer again."""
-    started = desk().start_import(g.caller, parse.import_spec(asked), idempotency_key=idempotency_key())
+    """Start an import: of an object in S3 that the body names or, with ``collection`` in the query, of the body itself.
+
+    A request repeated with its Idempotency-Key gets the first answer again; of a body only the query is compared.
+    """
+    return _started(desk().start_import(g.caller, parse.import_spec(asked), idempotency_key=idempotency_key()))
+
+
+def _started(started: Started) -> ResponseReturnValue:
     document = render.import_status(started.status, link)
     headers = {"Location": document["links"]["self"], **render.retry_after(started.status), **replayed_header(started)}
     return document, 201, headers

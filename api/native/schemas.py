@@ -6,7 +6,10 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from common.model.imports import ImportState
+from common.model.formats import Compression, Format
+from common.model.imports import SHOWN_OBJECTS, IfSeen, ImportState
+from common.model.mapping import ColumnType, OnDuplicate
+from common.model.sources import MAX_KEY_BYTES, MAX_LISTED, SourceKind
 
 
 class Names(fields.Field[Any]):
@@ -28,25 +31,59 @@ def _printable(most: int) -> validate.Regexp:
     return validate.Regexp(rf"[\x21-\x7e]{{1,{most}}}\Z", error=f"Up to {most} printable ASCII characters.")
 
 
-class SourceRequest(Schema):
-    """An S3 object, and the keys that open it."""
+_URL = "s3://bucket/key, s3://bucket/prefix/, a glob such as s3://bucket/logs/**/*.json, or the https form of these."
+_TYPE = (
+    "What the url names. Without it the url's form says; a manifest, an object with a key a line, is always declared."
+)
 
-    url = fields.String(required=True, validate=validate.Length(1, 2048), metadata={"description": "s3://bucket/key"})
+
+class SourceRequest(Schema):
+    """Objects of S3, and the keys or the role that open them."""
+
+    url = fields.String(required=True, validate=validate.Length(1, 2048), metadata={"description": _URL})
+    type = fields.String(validate=validate.OneOf([*SourceKind]), metadata={"description": _TYPE})
+    keys = fields.List(
+        fields.String(validate=validate.Length(1, MAX_KEY_BYTES)),
+        validate=validate.Length(1, MAX_LISTED),
+        metadata={"description": "A list of keys in the place of one: each follows the bucket or prefix of the url."},
+    )
     region = fields.String(validate=validate.Length(1, 32))
     accessKeyId = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
     secretAccessKey = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
     sessionToken = fields.String(load_only=True, validate=_printable(4096))  # noqa: N815
+    roleArn = fields.String(validate=validate.Length(1, 2048))  # noqa: N815
 
 
-_NAMES = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 8}]}
+_NAMES: dict[str, list[dict[str, Any]]] = {
+    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 8}]
+}
+
+
+#: Columns that a mapping may type.
+_MOST_TYPES = 1000
 
 
 class MappingRequest(Schema):
-    """Which members hold an event's id and time."""
+    """How a line becomes an event. What is left out is as in the collection's first import, or else the default."""
 
     id = Names(metadata=_NAMES)
     time = Names(metadata=_NAMES)
-    onDuplicate = fields.String(validate=validate.OneOf(["keep"]))  # noqa: N815
+    onDuplicate = fields.String(  # noqa: N815
+        validate=validate.OneOf(list(OnDuplicate)),
+        metadata={
+            "description": "Of lines with one id: keep the first (default), or replace it by the last of the latest "
+            "import. Every import into a collection has the rule of its first one."
+        },
+    )
+    types = fields.Dict(
+        keys=fields.String(validate=validate.Length(1, 255)),
+        values=fields.String(validate=validate.OneOf(list(ColumnType))),
+        validate=validate.Length(max=_MOST_TYPES),
+        metadata={"description": "Of CSV: types by column, named as in the header. All others are strings."},
+    )
+    quotedLineBreaks = fields.Boolean(  # noqa: N815
+        truthy={True}, falsy={False}, metadata={"description": "Of CSV: whether a quoted cell may hold line breaks."}
+    )
 
 
 class OnErrorRequest(Schema):
@@ -60,10 +97,32 @@ class ImportRequest(Schema):
 
     collection = fields.String(required=True)
     source = fields.Nested(SourceRequest, required=True)
-    format = fields.String(validate=validate.OneOf(["auto", "ndjson"]))
-    compression = fields.String(validate=validate.OneOf(["auto", "none"]))
+    format = fields.String(validate=validate.OneOf(["auto", *Format]))
+    compression = fields.String(validate=validate.OneOf(["auto", *Compression]))
+    ifSeen = fields.String(validate=validate.OneOf([*IfSeen]))  # noqa: N815
     mapping = fields.Nested(MappingRequest)
     onError = fields.Nested(OnErrorRequest)  # noqa: N815
+
+
+class QueryNames(Names):
+    """The same in a query: the parameter, once for each name."""
+
+    is_multiple = True
+
+
+class UploadQuery(Schema):
+    """How to import the events that are the body of the request."""
+
+    collection = fields.String(metadata={"description": "Its presence says that the body is the events."})
+    format = fields.String(
+        validate=validate.OneOf(["auto", *Format]),
+        load_default=None,
+        metadata={"description": "Left out: by the body's type, application/x-ndjson or text/csv, else by its bytes."},
+    )
+    id = QueryNames(metadata=_NAMES["oneOf"][1])
+    time = QueryNames(metadata=_NAMES["oneOf"][1])
+    onDuplicate = fields.String(validate=validate.OneOf(list(OnDuplicate)))  # noqa: N815
+    maxErrors = fields.Integer(validate=validate.Range(0, 2**62))  # noqa: N815
 
 
 class ListQuery(Schema):
@@ -85,8 +144,21 @@ class ErrorsQuery(Schema):
 class SourceReply(Schema):
     """The source as asked for, without its keys."""
 
+    type = fields.String(metadata={"description": "object, prefix, glob, manifest; or upload: the request's body."})
     url = fields.String()
     region = fields.String()
+    roleArn = fields.String(metadata={"description": "Where the source has a role."})  # noqa: N815
+    externalId = fields.String(metadata={"description": "What the role's trust policy has to ask for."})  # noqa: N815
+
+
+class MappingReply(Schema):
+    """How lines become events: as asked for, and filled in."""
+
+    id = fields.List(fields.String())
+    time = fields.List(fields.String())
+    onDuplicate = fields.String()  # noqa: N815
+    types = fields.Dict(keys=fields.String(), values=fields.String())
+    quotedLineBreaks = fields.Boolean()  # noqa: N815
 
 
 class ChunksReply(Schema):
@@ -127,6 +199,25 @@ class FailureReply(Schema):
     message = fields.String()
 
 
+class PiecesReply(Schema):
+    """The import's objects by what became of them."""
+
+    total = fields.Integer()
+    completed = fields.Integer()
+    failed = fields.Integer()
+
+
+class ObjectReply(Schema):
+    """One of the import's objects."""
+
+    key = fields.String()
+    bytes = fields.Integer()
+    format = fields.String(allow_none=True)
+    compression = fields.String(allow_none=True)
+    status = fields.String()
+    error = fields.Nested(FailureReply, allow_none=True)
+
+
 class HistoryReply(Schema):
     """A status and when it began."""
 
@@ -159,8 +250,17 @@ class ImportReply(Schema):
     finishedAt = fields.String(allow_none=True)  # noqa: N815
     createdBy = fields.Nested(CreatedByReply, allow_none=True)  # noqa: N815
     source = fields.Nested(SourceReply)
-    format = fields.String()
-    compression = fields.String()
+    format = fields.String(metadata={"description": "As found, ``mixed`` where objects differ; until then as asked."})
+    compression = fields.String(metadata={"description": "Likewise."})
+    pieces = fields.Nested(PiecesReply)
+    objects = fields.List(
+        fields.Nested(ObjectReply), metadata={"description": f"The first {SHOWN_OBJECTS} of them, in order."}
+    )
+    previousImport = fields.String(  # noqa: N815
+        allow_none=True,
+        metadata={"description": "The latest completed import of the collection that took one of the same objects."},
+    )
+    mapping = fields.Nested(MappingReply)
     progress = fields.Nested(ProgressReply)
     counts = fields.Nested(CountsReply)
     error = fields.Nested(FailureReply, allow_none=True)
@@ -178,6 +278,7 @@ class ImportListReply(Schema):
 class LineErrorReply(Schema):
     """A rejected line."""
 
+    object = fields.String(metadata={"description": "The key of the object it stands in."})
     index = fields.Integer()
     byteOffset = fields.Integer()  # noqa: N815
     length = fields.Integer()

@@ -15,6 +15,7 @@ from common.ledger.queries import load_queries
 from common.model.chunks import Chunk
 from common.model.events import Event
 from common.model.imports import Import
+from common.model.mapping import OnDuplicate
 from common.model.rejects import Reject
 
 _SQL = load_queries("events")
@@ -30,6 +31,8 @@ class Stored(NamedTuple):
 
     #: Rows that were not there before.
     fresh: int
+    #: Rows of earlier imports whose place was taken.
+    replaced: int
     #: Whether the routes were wrong: ids that Redis called new were stored already.
     misrouted: bool
 
@@ -51,18 +54,19 @@ def store_events(
 ) -> Stored:
     """Store a chunk's events: ``new`` by plain COPY, ``suspects`` by a look at what is there.
 
-    The ids of all events differ; ``repeats_of`` tells how many more lines of the chunk had an id. ``new`` that turn
-    out to be stored already (Redis was flushed, or lied) become suspects too: wrong routes cost time, never a row.
-    Which other imports own what the suspects met is written beside the chunk. ``advance`` is called as bytes go,
-    and between slices of suspects.
+    Of two events with an id the mapping keeps the first: by position in one import, by commit among several. Or it
+    replaces, and the one at the largest import number and position is kept. The ids of all events differ;
+    ``repeats_of`` tells how many more lines of the chunk had an id. ``new`` that turn out to be stored already (Redis
+    was flushed, or lied) become suspects too: wrong routes cost time, never a row. Which other imports own what the
+    suspects met is written beside the chunk. ``advance`` is called as bytes go, and between slices of suspects.
 
     May block on keys that a transaction under way has inserted. Raises Deadlock, Transient.
     """
     misrouted = not _copy_new(tx, job, chunk, new, advance)
     if misrouted:
         new, suspects = [], [*new, *suspects]
-    fresh = _place_suspects(tx, job, chunk, suspects, repeats_of, advance) if suspects else 0
-    return Stored(len(new) + fresh, misrouted)
+    fresh, replaced = _place_suspects(tx, job, chunk, suspects, repeats_of, advance) if suspects else (0, 0)
+    return Stored(len(new) + fresh, replaced, misrouted)
 
 
 def _copy_new(tx: Tx, job: Import, chunk: Chunk, new: list[Event], advance: Callable[[], None]) -> bool:
@@ -70,12 +74,7 @@ def _copy_new(tx: Tx, job: Import, chunk: Chunk, new: list[Event], advance: Call
         return True
     # Sorted by id: neighbours in the index are written together (350-470 k events/s against 260-350 k), and chunks
     # that share ids wait for each other in one order.
-    pieces = encode_events(
-        new,
-        collection_id=job.collection_id,
-        import_number=job.number,
-        source_ordinal=chunk.source_ordinal,
-    )
+    pieces = encode_events(new, **_place_of(job, chunk))
     tx.run("SAVEPOINT before_new")
     try:
         copy_rows(tx, _SQL["copy_events"], pieces, advance)
@@ -92,18 +91,23 @@ def _place_suspects(
     suspects: list[Event],
     repeats_of: Mapping[bytes, int],
     advance: Callable[[], None],
-) -> int:
+) -> tuple[int, int]:
+    """Return how many were stored afresh, and how many in the place of an earlier import's."""
     ordered = sorted(suspects, key=itemgetter(0))
     lines = [1 + repeats_of.get(event.event_id, 0) for event in ordered]
+    replaces = job.mapping.on_duplicate is OnDuplicate.REPLACE
     tx.run(_SQL["create_suspects"])
     tx.run(_SQL["plan_by_key"])
-    fresh, owners = 0, Counter[int]()
+    fresh, replaced, owners = 0, 0, Counter[int]()
     for first in range(0, len(ordered), _SLICE):
         part = slice(first, first + _SLICE)
         tx.run(_SQL["empty_suspects"])
         rows = encode_suspects(zip(ordered[part], lines[part], strict=True))
         copy_rows(tx, _SQL["copy_suspects"], in_pieces(rows), advance)
-        fresh += _place_slice(tx, job, chunk, owners)
+        placed = _replace_slice(tx, job, chunk) if replaces else (_keep_slice(tx, job, chunk), 0)
+        fresh, replaced = fresh + placed[0], replaced + placed[1]
+        for row in tx.all(_SQL["count_owners"], collection_id=job.collection_id, import_number=job.number):
+            owners[row.owner_number] += row.lines
     if owners:
         tx.run(
             _CHUNKS["insert_chunk_duplicates"],
@@ -111,19 +115,28 @@ def _place_suspects(
             owners=list(owners.keys()),
             lines=list(owners.values()),
         )
-    return fresh
+    return fresh, replaced
 
 
-def _place_slice(tx: Tx, job: Import, chunk: Chunk, owners: Counter[int]) -> int:
-    placed = tx.one(
-        _SQL["place_suspects"],
-        collection_id=job.collection_id,
-        import_number=job.number,
-        source_ordinal=chunk.source_ordinal,
-    )
-    for row in tx.all(_SQL["count_owners"], collection_id=job.collection_id, import_number=job.number):
-        owners[row.owner_number] += row.lines
-    return int(placed.fresh)
+def _keep_slice(tx: Tx, job: Import, chunk: Chunk) -> int:
+    """Store suspects whose id is free, and those that stand before the row of this import."""
+    return int(tx.one(_SQL["place_suspects"], **_place_of(job, chunk)).fresh)
+
+
+def _replace_slice(tx: Tx, job: Import, chunk: Chunk) -> tuple[int, int]:
+    """Store suspects whose id is free, and those that stand behind the row of any import."""
+    place = _place_of(job, chunk)
+    fresh = int(tx.one(_SQL["insert_or_lock_suspects"], **place).fresh)
+    return fresh, int(tx.one(_SQL["replace_locked"], **place).replaced)
+
+
+def _place_of(job: Import, chunk: Chunk) -> dict[str, int]:
+    """Return what is the same of all rows of a chunk."""
+    return {
+        "collection_id": job.collection_id,
+        "import_number": job.number,
+        "source_ordinal": chunk.source_ordinal,
+    }
 
 
 def store_rejects(tx: Tx, chunk: Chunk, rejects: list[Reject], advance: Callable[[], None]) -> None:

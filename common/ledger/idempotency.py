@@ -31,6 +31,11 @@ def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id:
     return Made(bytes(row.fingerprint), hex_id(row.import_id))
 
 
+def forget_key_of_broken_upload(tx: Tx, import_id: str) -> None:
+    """Free the key that made an import whose body never came to its end; does nothing for any other."""
+    tx.run(_SQL["forget_key_of_broken_upload"], import_id=import_id)
+
+
 def delete_old_keys(tx: Tx) -> int:
     """Delete keys past their day, and return how many there were."""
     return tx.run(_SQL["delete_old_idempotency_keys"])

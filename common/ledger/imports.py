@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +14,26 @@ from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import counts_of, hex_id
-from common.model.imports import Failure, Import, ImportSpec, ImportState, ImportStatus, Plan, Progress
-from common.model.mapping import Mapping, OnDuplicate
+from common.model.formats import Compression, Format, Layout
+from common.model.imports import (
+    AUTO,
+    SHOWN_OBJECTS,
+    Failure,
+    IfSeen,
+    Import,
+    ImportSpec,
+    ImportState,
+    ImportStatus,
+    ObjectStatus,
+    Pieces,
+    PieceState,
+    Plan,
+    Progress,
+)
+from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.rejects import LineError, RejectCode
-from common.model.sources import Source, SourceRef
+from common.model.roles import external_id
+from common.model.sources import Source, SourceKind, SourceRef
 
 _SQL = load_queries("imports")
 
@@ -55,29 +73,43 @@ def admit_import(
     default_limit: int,
     most_rejects: int,
 ) -> None:
-    """Insert the row of an import, if the project has a slot for it. Raises Refusal as ``check_slots`` does.
+    """Insert the row of an import, if the project has a slot for it.
 
-    Admissions of one project wait for each other, so that the limit holds under any race (P8).
+    What the request leaves out of its mapping is the collection's, which is that of its first import. Admissions of
+    one project wait for each other, so that the limit holds under any race (P8). Raises Refusal as ``check_slots``
+    does, and ``mapping_conflict`` where the collection has another rule for stored ids.
     """
     tx.run(_SQL["lock_slots"], project_id=project_id)
     check_slots(tx, project_id, default_limit=default_limit)
-    collection = tx.one(_SQL["ensure_collection"], project_id=project_id, name=spec.collection)
-    source = {"bucket": spec.source.bucket, "key": spec.source.key, "region": spec.source.region}
-    mapping = {
-        "id": spec.mapping.id_names,
-        "time": spec.mapping.time_names,
-        "onDuplicate": spec.mapping.on_duplicate,
-    }
+    mapping = json.dumps(_as_json(spec.mapping))
+    collection = tx.one(_SQL["ensure_collection"], project_id=project_id, name=spec.collection, mapping=mapping)
     tx.run(
         _SQL["insert_import"],
         id=import_id,
         project_id=project_id,
         collection_id=collection.id,
         api_key_id=api_key_id,
-        source=json.dumps(source),
-        mapping=json.dumps(mapping),
+        mapping=json.dumps(_as_json(_agreed(spec, _mapping(collection.mapping)))),
+        source=json.dumps(asdict(spec.source)),
+        format=spec.format or AUTO,
+        compression=spec.compression or AUTO,
+        if_seen=spec.if_seen,
         max_rejects=most_rejects if spec.max_rejects is None else min(spec.max_rejects, most_rejects),
     )
+
+
+def _agreed(spec: ImportSpec, collections: Mapping) -> Mapping:
+    """Return the mapping that the import has in a collection with this one."""
+    mapping, rule = spec.mapping_within(collections), collections.on_duplicate
+    if mapping.on_duplicate is not rule:
+        raise Refusal(
+            "mapping_conflict",
+            f'Imports into this collection have onDuplicate "{rule}", as its first one had, and this one asks for '
+            f'"{mapping.on_duplicate}". Leave it out of the mapping, or name another collection.',
+            field="mapping.onDuplicate",
+            onDuplicate=rule.value,
+        )
+    return mapping
 
 
 def keep_secret(tx: Tx, import_id: str, sealed: bytes, *, days: int) -> None:
@@ -110,24 +142,71 @@ def release_plan(tx: Tx, plan: Plan, *, delay_seconds: float) -> None:
     tx.run(_SQL["release_plan"], import_id=plan.job.id, lease_token=plan.lease_token, delay_seconds=delay_seconds)
 
 
-def pin_source(tx: Tx, import_id: str, ordinal: int, source: Source) -> None:
-    """Write what the plan saw of a source: every later read has to match it."""
+def pin_sources(tx: Tx, import_id: str, sources: Sequence[Source]) -> None:
+    """Write what the plan saw of the sources, in order: every later read has to match it."""
     tx.run(
-        _SQL["insert_source"],
+        _SQL["insert_sources"],
         import_id=import_id,
-        ordinal=ordinal,
-        bucket=source.bucket,
-        key=source.key,
-        region=source.region,
-        size=source.size,
-        etag=source.etag,
+        buckets=[source.bucket for source in sources],
+        keys=[source.key for source in sources],
+        regions=[source.region for source in sources],
+        sizes=[source.size for source in sources],
+        etags=[source.etag for source in sources],
     )
 
 
 def read_source(tx: Tx, import_id: str, ordinal: int) -> Source:
-    """Return a pinned source."""
+    """Return a pinned source, with what is known of its inside."""
     row = tx.one(_SQL["read_source"], import_id=import_id, ordinal=ordinal)
-    return Source(row.bucket, row.key, row.region, row.size, row.etag)
+    layout = _layout(row.layout) if row.layout else None
+    return Source(row.bucket, row.key, row.region, row.size, row.etag, layout, row.decoded_size)
+
+
+def describe_source(
+    tx: Tx, import_id: str, ordinal: int, *, layout: Layout | None = None, decoded_size: int | None = None
+) -> None:
+    """Write what was found out about a source's inside: how it is laid out, how many bytes are in it."""
+    text = json.dumps(asdict(layout)) if layout else None
+    tx.run(_SQL["describe_source"], import_id=import_id, ordinal=ordinal, layout=text, decoded_size=decoded_size)
+
+
+def keep_indexes(tx: Tx, import_id: str, ordinal: int, indexes: Sequence[tuple[int, bytes]]) -> None:
+    """Keep what a gzip can be entered by until the import ends: for each stretch of its text where it begins."""
+    starts, contents = [start for start, _ in indexes], [content for _, content in indexes]
+    tx.run(_SQL["insert_indexes"], import_id=import_id, ordinal=ordinal, starts=starts, contents=contents)
+
+
+def read_index(tx: Tx, import_id: str, ordinal: int, offset: int) -> bytes | None:
+    """Return what a gzip can be entered by at an offset of its text; None where it has none, or none any more."""
+    row = tx.one(_SQL["read_index"], import_id=import_id, ordinal=ordinal, offset=offset)
+    return bytes(row.content) if row else None
+
+
+def fail_source(tx: Tx, import_id: str, ordinal: int, error: Terminal) -> bool:
+    """Note why a source cannot be read (further); False where that is noted already.
+
+    The import fails with it once the other sources are through. The caller closes the source's chunks.
+    """
+    values = {"import_id": import_id, "ordinal": ordinal, "code": error.code, "message": error.public}
+    return tx.one(_SQL["fail_source"], **values) is not None
+
+
+def note_previous(tx: Tx, import_id: str, sources: Sequence[Source]) -> str | None:
+    """Find the latest completed import of the collection that took one of the same objects; note and return it."""
+    row = tx.one(
+        _SQL["note_previous"],
+        import_id=import_id,
+        buckets=[source.bucket for source in sources],
+        keys=[source.key for source in sources],
+        etags=[source.etag for source in sources],
+    )
+    return hex_id(row.previous_import) if row.previous_import else None
+
+
+def renew_plan(tx: Tx, plan: Plan, *, lease_seconds: float) -> bool:
+    """Lengthen the planner's lease; False where it is another's by now."""
+    values = {"import_id": plan.job.id, "lease_token": plan.lease_token, "lease_seconds": lease_seconds}
+    return tx.one(_SQL["renew_plan"], **values) is not None
 
 
 def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> bool:
@@ -170,6 +249,7 @@ def _close(tx: Tx, import_id: str, ended: Any) -> str | None:
         return None
     tx.run(_SQL["copy_totals"], import_id=import_id)
     tx.run(_SQL["delete_secret"], import_id=import_id)
+    tx.run(_SQL["delete_indexes"], import_id=import_id)
     return hex_id(ended.project_id)
 
 
@@ -187,12 +267,12 @@ def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
 def find_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
     """Return an import of the project as its row tells it; while it runs, its progress is still to be filled in."""
     row = tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id)
-    return _status(row) if row else None
+    return _status(tx, row) if row else None
 
 
 def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus:
     """Return the same of an import that is known to exist."""
-    return _status(tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id))
+    return _status(tx, tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id))
 
 
 def list_imports(
@@ -217,7 +297,7 @@ def list_errors(
     """Return rejected lines in the order of the file from a position on, and whether there are more."""
     rows = tx.all(_SQL["list_errors"], import_id=import_id, after_chunk=after[0], after_line=after[1], limit=limit)
     errors = [
-        LineError((row.chunk, row.line), row.index, row.byte_offset, row.length, RejectCode(row.code))
+        LineError((row.chunk, row.line), row.key, row.index, row.byte_offset, row.length, RejectCode(row.code))
         for row in rows[:limit]
     ]
     return errors, len(rows) > limit
@@ -248,12 +328,36 @@ def delete_stale_secrets(tx: Tx) -> int:
     return tx.run(_SQL["delete_stale_secrets"])
 
 
-def _source(value: dict[str, str]) -> SourceRef:
-    return SourceRef(value["bucket"], value["key"], value["region"])
+def _layout(value: dict[str, Any]) -> Layout:
+    kind, compression = Format(value["format"]), Compression(value["compression"])
+    return Layout(kind, compression, tuple(value["header"]), value["wrapped"])
+
+
+def _source(value: dict[str, Any]) -> SourceRef:
+    """Read a reference; an older row has three members, of one object."""
+    kind, keys = SourceKind(value.get("kind", SourceKind.OBJECT)), tuple(value.get("keys", ()))
+    return SourceRef(value["bucket"], value["key"], value["region"], kind, keys, value.get("role"))
+
+
+def _as_json(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "id": mapping.id_names,
+        "time": mapping.time_names,
+        "onDuplicate": mapping.on_duplicate,
+        "types": dict(mapping.types),
+        "quotedLineBreaks": mapping.quoted_line_breaks,
+    }
 
 
 def _mapping(value: dict[str, Any]) -> Mapping:
-    return Mapping(tuple(value["id"]), tuple(value["time"]), OnDuplicate(value["onDuplicate"]))
+    """Return the mapping of a row; those that were written before there were other formats lack what is CSV's."""
+    return Mapping(
+        tuple(value["id"]),
+        tuple(value["time"]),
+        OnDuplicate(value["onDuplicate"]),
+        tuple((column, ColumnType(kind)) for column, kind in value.get("types", {}).items()),
+        value.get("quotedLineBreaks", True),
+    )
 
 
 def _import(row: Any) -> Import:
@@ -267,10 +371,33 @@ def _import(row: Any) -> Import:
         _source(row.source),
         _mapping(row.mapping),
         row.max_rejects,
+        Format(row.format) if row.format != AUTO else None,
+        Compression(row.compression) if row.compression != AUTO else None,
+        IfSeen(row.if_seen),
     )
 
 
-def _status(row: Any) -> ImportStatus:
+def _pieces(tx: Tx, import_id: str) -> Pieces:
+    row = tx.one(_SQL["count_pieces"], import_id=import_id)
+    objects = tx.all(_SQL["read_objects"], import_id=import_id, limit=SHOWN_OBJECTS)
+    return Pieces(
+        row.total,
+        row.completed,
+        row.failed,
+        tuple(map(Format, row.formats or ())),
+        tuple(map(Compression, row.compressions or ())),
+        tuple(map(_object, objects)),
+    )
+
+
+def _object(row: Any) -> ObjectStatus:
+    error = Failure(row.error_code, row.error_message) if row.error_code else None
+    state = PieceState.FAILED if error else PieceState.UNFINISHED if row.open else PieceState.COMPLETED
+    return ObjectStatus(row.key, row.size, _layout(row.layout) if row.layout else None, state, error)
+
+
+def _status(tx: Tx, row: Any) -> ImportStatus:
+    source = _source(row.source)
     progress = Progress(chunks_done=row.chunks_done)
     if row.finished_at:
         progress = Progress(counts_of(row), row.bytes_done, row.chunks_done)
@@ -279,7 +406,7 @@ def _status(row: Any) -> ImportStatus:
         number=row.number,
         collection=row.collection,
         state=ImportState(row.state),
-        source=_source(row.source),
+        source=source,
         mapping=_mapping(row.mapping),
         created_at=row.created_at,
         started_at=row.started_at,
@@ -292,4 +419,9 @@ def _status(row: Any) -> ImportStatus:
         error=Failure(row.error_code, row.error_message) if row.error_code else None,
         history=tuple((ImportState(state), datetime.fromisoformat(at)) for state, at in row.history),
         key_id=row.api_key_id,
+        previous_id=hex_id(row.previous_import) if row.previous_import else None,
+        pieces=_pieces(tx, row.id),
+        format=row.format,
+        compression=row.compression,
+        external_id=external_id(hex_id(row.project_id)) if source.role else None,
     )

@@ -21,11 +21,22 @@ def end_expired_holders(tx: Tx) -> int:
     return len(tx.all(_SQL["end_expired_holders"]))
 
 
-def is_work_waiting(tx: Tx, *, window: int) -> bool:
-    """Return whether some plan or chunk is due that nobody holds: work for whichever worker hears of it first."""
-    return bool(tx.one(_SQL["is_work_waiting"], window=window).waiting)
+def is_work_waiting(tx: Tx, *, window: int, long: bool) -> bool:
+    """Return whether some plan or chunk is due that nobody holds: work for whichever worker hears of it first.
+
+    ``long``: whether some long chunk is, which is work for walkers.
+    """
+    return bool(tx.one(_SQL["is_work_waiting"], window=window, long=long).waiting)
 
 
-def count_due(tx: Tx, *, window: int) -> int:
-    """Return how many plans and chunks are due and held by nobody alive; each should have a message in the queue."""
-    return int(tx.one(_SQL["count_due"], window=window).due)
+def count_due(tx: Tx, *, window: int, long: bool) -> int:
+    """Return how many plans and chunks, or how many long chunks, are due and held by nobody alive.
+
+    Each should have a message in its queue.
+    """
+    return int(tx.one(_SQL["count_due"], window=window, long=long).due)
+
+
+def is_walked(tx: Tx) -> bool:
+    """Return whether a walker is at work on any long chunk."""
+    return bool(tx.one(_SQL["is_walked"]).walked)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from common.model.chunks import Counts, Entry
+from common.model.formats import Compression, Format, Layout
 from common.model.mapping import Mapping
 from common.model.sources import SourceRef
 
@@ -73,6 +74,15 @@ class Credentials:
     session_token: str | None = field(default=None, repr=False)
 
 
+class IfSeen(StrEnum):
+    """What an import does with objects that a completed one has taken in before, to the byte."""
+
+    #: It takes them in again; its status names the earlier one.
+    IMPORT = "import"
+    #: It fails before anything is loaded.
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True, slots=True)
 class ImportSpec:
     """A validated request. Stored as it was asked, but for the credentials, which are sealed apart."""
@@ -80,24 +90,42 @@ class ImportSpec:
     collection: str
     source: SourceRef
     mapping: Mapping
-    #: None where the source is one of our own buckets, which a setting names.
+    #: None where the source has a role, or is one of our own buckets, which a setting names.
     credentials: Credentials | None = None
     #: Rejected lines above which the import fails; None for the service's own limit.
     max_rejects: int | None = None
+    #: Fields of the mapping that the request names; the collection's mapping fills in the others. None: all of them.
+    named: frozenset[str] | None = None
+
+    #: Of all its objects; None: each one's content says it.
+    format: Format | None = None
+    compression: Compression | None = None
+    if_seen: IfSeen = IfSeen.IMPORT
+
+    def mapping_within(self, collections: Mapping) -> Mapping:
+        """Return the mapping to import with, given that of the collection."""
+        if self.named is None:
+            return self.mapping
+        return replace(collections, **{name: getattr(self.mapping, name) for name in self.named})
 
     def as_asked(self) -> str:
         """Return the request in one form, without its credentials: equal texts ask for the same import.
 
         Holds only what differs from a default, so that a field of a later version changes no request of an earlier.
         Knows no dialect, on purpose: who asks again on another wire, for the same mapping too, gets the same import.
+        A default that is named is another request than one that is left out: the collection may have something else.
         """
-        return "import " + json.dumps(_asked(self), sort_keys=True)
+        asked = _asked(self)
+        if self.named and (defaults := self.named - asked["mapping"].keys()):
+            asked["named"] = sorted(defaults)
+        return "import " + json.dumps(asked, sort_keys=True)
 
 
 def _asked(part: Any) -> Any:
     if not is_dataclass(part):
         return part
-    said = {one.name: (getattr(part, one.name), one.default) for one in fields(part) if one.name != "credentials"}
+    apart = ("credentials", "named")
+    said = {one.name: (getattr(part, one.name), one.default) for one in fields(part) if one.name not in apart}
     return {name: _asked(value) for name, (value, default) in said.items() if value != default}
 
 
@@ -115,6 +143,10 @@ class Import:
     source: SourceRef
     mapping: Mapping
     max_rejects: int
+    #: As declared for all its objects; None: each one's content says it.
+    format: Format | None = None
+    compression: Compression | None = None
+    if_seen: IfSeen = IfSeen.IMPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +168,14 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     bytes_done: int = 0
     chunks_done: int = 0
-    #: Events imported in the ten seconds before the question.
+    #: Events imported or replaced in the ten seconds before the question.
     imported_lately: int = 0
 
 
 def sum_progress(entries: Iterable[Entry], *, now_ms: int) -> Progress:
     """Return the sums over committed chunks; ``now_ms`` by the clock that stamped them."""
     since = now_ms - RATE_WINDOW_SECONDS * 1000
-    rows = [(*astuple(e.counts), e.bytes, 1, e.counts.imported if e.done_ms > since else 0) for e in entries]
+    rows = [(*astuple(e.counts), e.bytes, 1, e.counts.stored if e.done_ms > since else 0) for e in entries]
     if not rows:
         return Progress()
     *counts, bytes_done, chunks_done, lately = map(sum, zip(*rows, strict=True))
@@ -156,6 +188,47 @@ class Failure:
 
     code: str
     message: str
+
+
+#: Stands for a format or a compression that each object's content says.
+AUTO = "auto"
+#: Objects of an import that its status shows one by one.
+SHOWN_OBJECTS = 100
+
+
+class PieceState(StrEnum):
+    """How far one of an import's objects is."""
+
+    #: Under way, or left so by an import that ended before it.
+    UNFINISHED = "unfinished"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """One of an import's objects."""
+
+    key: str
+    #: Bytes.
+    size: int
+    #: None until it was looked at.
+    layout: Layout | None
+    state: PieceState
+    error: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """An import's objects: how many there are, and what they turned out to be."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    formats: tuple[Format, ...] = ()
+    compressions: tuple[Compression, ...] = ()
+    #: The first of them.
+    objects: tuple[ObjectStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +255,14 @@ class ImportStatus:
     history: tuple[tuple[ImportState, datetime], ...]
     #: The id of the key that made it.
     key_id: str | None = None
+    #: The latest import of the collection that completed and took one of the same objects.
+    previous_id: str | None = None
+    pieces: Pieces = Pieces()
+    #: As asked for: of all objects, or ``auto``.
+    format: str = AUTO
+    compression: str = AUTO
+    #: What the trust policy of the source's role has to ask for; None where it has no role.
+    external_id: str | None = None
 
     def as_admitted(self) -> ImportStatus:
         """Return the status as it was when the import's row was written: what its first caller was told."""
@@ -196,6 +277,8 @@ class ImportStatus:
             progress=Progress(),
             error=None,
             history=self.history[:1],
+            previous_id=None,
+            pieces=Pieces(),
         )
 
     @property
@@ -211,12 +294,12 @@ class ImportStatus:
 
     @property
     def events_per_second(self) -> int:
-        """Return events imported a second: over the last ten while running, over the whole run afterwards."""
+        """Return events imported or replaced a second: over the last ten while running, then over the whole run."""
         if self.started_at is None:
             return 0
         elapsed = ((self.finished_at or self.read_at) - self.started_at).total_seconds()
         if self.state.ended:
-            return round(self.progress.counts.imported / elapsed) if elapsed > 0 else 0
+            return round(self.progress.counts.stored / elapsed) if elapsed > 0 else 0
         return round(self.progress.imported_lately / max(min(elapsed, RATE_WINDOW_SECONDS), 0.1))
 
     @property

@@ -5,6 +5,7 @@ What the service's processes are given: the command lines of the Procfile, and t
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 import sys
@@ -26,7 +27,16 @@ def web_command() -> list[str]:
 
 def worker_command(name: str) -> list[str]:
     """Return the Procfile's ``worker``, one process; mingle and gossip are for workers without a ledger."""
-    options = ["--concurrency", "1", "-Q", "imports", "-E", "--loglevel", "INFO", "-n", f"{name}@%h"]
+    return _celery_worker("imports", name)
+
+
+def walker_command(name: str) -> list[str]:
+    """Return the Procfile's ``walker``: a worker of the queue that the others do not serve."""
+    return _celery_worker("walks", name)
+
+
+def _celery_worker(queue: str, name: str) -> list[str]:
+    options = ["--concurrency", "1", "-Q", queue, "-E", "--loglevel", "INFO", "-n", f"{name}@%h"]
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "workers.app"]
     return [*celery, "worker", *options, "--without-mingle", "--without-gossip"]
 
@@ -35,6 +45,12 @@ def flower_command(port: int) -> list[str]:
     """Return the Procfile's ``flower`` on a port of its own."""
     celery = [sys.executable, "-m", "celery", "-A", "workers.app"]
     return [*celery, "flower", "--conf=deploy/flower.conf.py", f"--port={port}"]
+
+
+def _any_role(servers: Servers) -> str:
+    """Return a table of roles in which every role opens all of the stack's S3."""
+    keys = {"accessKeyId": servers.s3_access_key_id, "secretAccessKey": servers.s3_secret_access_key}
+    return json.dumps({"*": {**keys, "buckets": ["*"]}})
 
 
 def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str, str]) -> dict[str, str]:
@@ -59,6 +75,8 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
         # The stack's own S3 holds nobody's secrets: wires that send no keys may read every bucket of it.
         # In an S3 of the user's own they may read what the user names (PENSTOCK_OWN_BUCKETS).
         "PENSTOCK_OWN_BUCKETS": "*" if servers.pids["s3"] else "",
+        # Nor are there any roles: every one opens what the stack's own key does.
+        "PENSTOCK_ROLES": _any_role(servers) if servers.pids["s3"] else "",
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",

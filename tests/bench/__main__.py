@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
 from rich.console import Console
@@ -23,21 +23,25 @@ from deploy.local import demo, up
 from deploy.local.family import StartFailed
 from deploy.local.finding import NotFound
 from deploy.local.servers import Servers
-from tests.bench import dlt_contender, measuring, report
+from tests.bench import dlt_contender, formats, measuring, memory, report
 from tests.bench.contenders import CONTENDERS, chosen
 from tests.bench.events import REPEAT_EVERY
 from tests.bench.ground import open_ground
+from tests.bench.measuring import overrides, tell
 
 NAMES = ["copy", *(contender.name for contender in CONTENDERS)]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; 0 if everybody stored what they should, 1 if not, 130 when a signal stopped it."""
-    asked = parse(argv)
+    """Run a benchmark; 0 if everybody stored what they should, 1 if not, 130 when a signal stopped it."""
+    argv = sys.argv[1:] if argv is None else argv
+    others = argv[0] if argv and argv[0] in KINDS else ""
+    kind = KINDS[others]
+    asked = kind.parse(argv[1:] if others else argv)
     for number in up.STOP_SIGNALS:
         signal.signal(number, up.stop_once)
     try:
-        found = bench(asked)
+        found = kind.bench(asked)
     except up.Stopped:
         tell("The benchmark was stopped.")
         return 130
@@ -47,13 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     if asked.json:
         print(json.dumps(found, indent=2))
     else:
-        report.print_report(found, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+        kind.print_report(found, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
     return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="run.py bench", description="Measure imports beside plain COPY and others.")
+    parser = argparse.ArgumentParser(
+        prog="run.py bench",
+        description="Measure imports beside plain COPY and others.",
+        epilog="bench formats: gzip, CSV and others beside plain lines. bench memory: what large objects take.",
+    )
     parser.add_argument("--events", type=int, default=500_000, metavar="N", help="lines (default: 500000)")
     parser.add_argument("--dlt-events", type=int, default=100_000, metavar="N", help="lines for dlt (default: 100000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="loads by each (default: 3)")
@@ -81,7 +89,7 @@ def measure(servers: Servers, logs: Path, asked: argparse.Namespace) -> dict[str
     """Measure on these servers, and return the whole document."""
     sizes = {"events": asked.events, "dlt_events": asked.dlt_events, "workers": asked.workers}
     with open_ground(servers, logs, **sizes, say=tell) as ground:
-        formats = measuring.prepare(ground)
+        rates = measuring.prepare(ground)
         loads = measuring.measure(ground, chosen(asked.only, asked.skip), asked.rounds, tell)
         return report.document(
             loads,
@@ -90,7 +98,7 @@ def measure(servers: Servers, logs: Path, asked: argparse.Namespace) -> dict[str
                 **vars(asked),
                 "bytes": ground.size,
                 "copyFormat": next(iter(ground.rows)),
-                "copyFormatRates": {form: round(rate) for form, rate in formats.items()},
+                "copyFormatRates": {form: round(rate) for form, rate in rates.items()},
                 "overrides": overrides(),
             },
             peakMemoryBytes=measuring.peak_memory(ground),
@@ -100,15 +108,20 @@ def measure(servers: Servers, logs: Path, asked: argparse.Namespace) -> dict[str
         )
 
 
-def overrides() -> dict[str, str]:
-    """Return settings of the service that this environment changes; without them all are defaults."""
-    named = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
-    return {name: value for name, value in named.items() if not any(word in name for word in ("KEY", "SECRET"))}
+class Kind(NamedTuple):
+    """A benchmark: reads its command line, measures, and prints what was found."""
+
+    parse: Callable[[list[str]], argparse.Namespace]
+    bench: Callable[[argparse.Namespace], dict[str, Any]]
+    print_report: Callable[[dict[str, Any], Console], None]
 
 
-def tell(text: str) -> None:
-    """Say how it goes, beside the document."""
-    up.say(text, to=sys.stderr)
+#: By the word that asks for it.
+KINDS = {
+    "": Kind(parse, bench, report.print_report),
+    "formats": Kind(formats.parse, formats.bench, formats.print_report),
+    "memory": Kind(memory.parse, memory.bench, memory.print_report),
+}
 
 
 if __name__ == "__main__":

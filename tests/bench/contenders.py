@@ -58,27 +58,14 @@ class Contender:
 # --- Penstock
 
 
-def penstock(ground: Ground, *, collection: str = "", **asked: Any) -> tuple[Seconds, dict[str, Any]]:
-    """Import the file over HTTP into a collection of its own, with default settings.
+def penstock(ground: Ground, *, key: str = "", **asked: Any) -> tuple[Seconds, dict[str, Any]]:
+    """Import the file, or another object, over HTTP into a collection of its own, with default settings.
 
     The time is the database's: from createdAt, where the transaction that admits the import starts, to finishedAt,
     where the one that settles it starts, after the last chunk's commit. A caller's own clock ("callerSeconds") adds
     the request and up to 0.2 s of the poll's pause, which say nothing about the service.
     """
-    client, url = Client(ground.service), f"{ground.service.api}/api/imports"
-    source = {
-        "url": f"s3://{BUCKET}/{ground.key}",
-        "accessKeyId": ground.servers.s3_access_key_id,
-        "secretAccessKey": ground.servers.s3_secret_access_key,
-    }
-    begun = time.monotonic()
-    location = client.post(url, {"collection": collection or f"bench-{time.time_ns()}", "source": source, **asked})
-    while (status := client.get(location))["finishedAt"] is None:
-        if time.monotonic() - begun > STALL_SECONDS:
-            message = f"the import did not end within {STALL_SECONDS:.0f} s: {status['progress']}"
-            raise Wrong(message)
-        time.sleep(POLL_SECONDS)
-    caller = time.monotonic() - begun
+    status, caller = run_import(ground, key or ground.key, **asked)
     if status["status"] != "completed":
         message = f"the import ended as {status['status']}: {status['error']}"
         raise Wrong(message)
@@ -90,6 +77,29 @@ def penstock(ground: Ground, *, collection: str = "", **asked: Any) -> tuple[Sec
         "planSeconds": (started - created).total_seconds(),
         "counts": status["counts"],
     }
+
+
+def run_import(
+    ground: Ground, key: str, *, collection: str = "", patience: Seconds = STALL_SECONDS, **asked: Any
+) -> tuple[dict[str, Any], Seconds]:
+    """Import an object over HTTP, and return its last status and for how long the caller waited.
+
+    Raises Wrong where it has not ended after ``patience`` seconds.
+    """
+    client, url = Client(ground.service), f"{ground.service.api}/api/imports"
+    source = {
+        "url": f"s3://{BUCKET}/{key}",
+        "accessKeyId": ground.servers.s3_access_key_id,
+        "secretAccessKey": ground.servers.s3_secret_access_key,
+    }
+    begun = time.monotonic()
+    location = client.post(url, {"collection": collection or f"bench-{time.time_ns()}", "source": source, **asked})
+    while (status := client.get(location))["finishedAt"] is None:
+        if time.monotonic() - begun > patience:
+            message = f"the import did not end within {patience:.0f} s: {status['progress']}"
+            raise Wrong(message)
+        time.sleep(POLL_SECONDS)
+    return status, time.monotonic() - begun
 
 
 def penstock_again(ground: Ground) -> tuple[Seconds, dict[str, Any]]:

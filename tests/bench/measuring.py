@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from deploy.local import up
 from deploy.local.commands import ROOT
 from tests.bench.contenders import Contender, choose_format, penstock
 from tests.bench.ground import Ground
@@ -79,6 +81,17 @@ def _measure_once(ground: Ground, contender: Contender, number: int) -> Load:
     return Load(contender.name, number, seconds, contender.rated(lines), spent, round(others, 3), more)
 
 
+def overrides() -> dict[str, str]:
+    """Return settings of the service that this environment changes; without them all are defaults."""
+    named = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
+    return {name: value for name, value in named.items() if not any(word in name for word in ("KEY", "SECRET"))}
+
+
+def tell(text: str) -> None:
+    """Say how it goes, beside the document."""
+    up.say(text, to=sys.stderr)
+
+
 # --- the machine
 
 
@@ -130,16 +143,26 @@ def _machine_seconds() -> tuple[float, float]:
     return sum(ticks) - idle, idle
 
 
-def peak_memory(ground: Ground) -> dict[str, int]:
-    """Return the most bytes that each worker's pool process has held so far (VmHWM), by its pid."""
+def peak_memory(ground: Ground, *roles: str) -> dict[str, int]:
+    """Return the most bytes that each pool process has held so far (VmHWM), by its pid; of workers if not said."""
     peaks = {}
-    for worker in ground.service.pids["worker"]:
-        for child in Path(f"/proc/{worker}/task/{worker}/children").read_text().split():
-            # The worker's other child is the sweep.
-            if b"workers.sweep" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                status = Path(f"/proc/{child}/status").read_text()
-                peaks[child] = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    for pid in _pool(ground, *(roles or ("worker",))):
+        status = Path(f"/proc/{pid}/status").read_text()
+        peaks[pid] = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return peaks
+
+
+def forget_peaks(ground: Ground, *roles: str) -> None:
+    """Let the most that each pool process has held begin anew, at what it holds now."""
+    for pid in _pool(ground, *roles):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _pool(ground: Ground, *roles: str) -> list[str]:
+    mains = [pid for role in roles for pid in ground.service.pids[role]]
+    children = [child for pid in mains for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    # The other child is the sweep.
+    return [child for child in children if b"workers.sweep" not in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def machine() -> dict[str, Any]:

@@ -29,7 +29,7 @@ def document(loads: list[Load], *, mean_line: float, **facts: Any) -> dict[str, 
     return {
         "schema": SCHEMA,
         "headline": _headline(contenders),
-        "copy": _spread(list(limits.values())) if limits else None,
+        "copy": spread(list(limits.values())) if limits else None,
         "contenders": contenders,
         **facts,
     }
@@ -58,7 +58,7 @@ def copy_rates(loads: list[Load]) -> dict[int, float]:
 
 
 def _summary(loads: list[Load], limits: dict[int, float], mean_line: float) -> dict[str, Any]:
-    rates = _spread([load.rate for load in loads])
+    rates = spread([load.rate for load in loads])
     # Round by round, since the machine drifts from one to the next.
     ratios = [load.rate / limits[load.round] for load in loads if load.round in limits]
     cpu = median(sum(load.cpu_seconds.values()) / load.events for load in loads)
@@ -66,23 +66,26 @@ def _summary(loads: list[Load], limits: dict[int, float], mean_line: float) -> d
         "events": loads[0].events,
         "eventsPerSecond": rates,
         "megabytesPerSecond": round(rates["median"] * mean_line / 1e6, 1),
-        "ratioToCopy": _spread(ratios) if ratios else None,
+        "ratioToCopy": spread(ratios) if ratios else None,
         "cpuMicrosecondsPerEvent": round(cpu * 1e6, 2),
-        "rounds": [
-            {
-                "round": load.round,
-                "seconds": round(load.seconds, 3),
-                "eventsPerSecond": round(load.rate),
-                "cpuSeconds": load.cpu_seconds,
-                "others": load.others,
-                **load.more,
-            }
-            for load in loads
-        ],
+        "rounds": [round_of(load) for load in loads],
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def round_of(load: Load) -> dict[str, Any]:
+    """Return what one load has to say."""
+    return {
+        "round": load.round,
+        "seconds": round(load.seconds, 3),
+        "eventsPerSecond": round(load.rate),
+        "cpuSeconds": load.cpu_seconds,
+        "others": load.others,
+        **load.more,
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median, the least and the greatest."""
     digits = 3 if max(values) < 10 else 0
     return {name: round(of(values), digits) for name, of in _STATISTICS.items()}
 
@@ -115,22 +118,30 @@ def print_report(found: dict[str, Any], console: Console) -> None:
 
 def _notes(found: dict[str, Any]) -> Iterator[str]:
     """Yield what a reader has to know beside the table."""
-    settings, machine, postgres = found["settings"], found["machine"], found["postgres"]
+    settings = found["settings"]
     ratio, cpu = found["headline"].values()
     if ratio is not None:
         yield f"\n[bold]Penstock reaches {ratio:.2f} of plain COPY[/] (the best number of streams of each round)."
         yield f"COPY needs {cpu:.2f} of the CPU time that Penstock needs."
     peaks = ", ".join(f"{peak / 2**20:,.0f} MiB" for peak in found["peakMemoryBytes"].values())
     yield f"Peak memory of {settings['workers']} worker processes: {peaks}."
-    memory = f"{machine['memoryBytes'] / 2**30:,.0f} GiB"
-    yield f"{machine['cores']} cores ({machine['cpu']}), {memory}, Linux {machine['kernel']}."
-    others = median(load["others"] for one in found["contenders"].values() for load in one["rounds"])
-    if others > BUSY:
-        yield f"[bold]Others took {others:.0%} of its CPU time[/] (median): the share of CPU time is what to believe."
-    yield f"Versions: {', '.join(f'{name} {value}' for name, value in found['versions'].items())}."
-    yield f"Postgres: {', '.join(f'{name} {value}' for name, value in postgres.items() if name != 'server_version')}."
+    yield from about_the_machine(
+        found, [load["others"] for one in found["contenders"].values() for load in one["rounds"]]
+    )
     yield (
         f"{settings['events']:,} lines, {settings['bytes'] / 1e6:,.1f} MB; one in a hundred has an earlier one's id."
         " Events are distinct ids, in penstock-again lines. Medians of"
         f" {settings['rounds']} rounds, ratios taken in each round. COPY sent {settings['copyFormat']} rows."
     )
+
+
+def about_the_machine(found: dict[str, Any], others: list[float]) -> Iterator[str]:
+    """Yield on what it was measured; ``others`` is the share of CPU time that others took, load by load."""
+    machine, postgres = found["machine"], found["postgres"]
+    memory = f"{machine['memoryBytes'] / 2**30:,.0f} GiB"
+    yield f"{machine['cores']} cores ({machine['cpu']}), {memory}, Linux {machine['kernel']}."
+    if others and median(others) > BUSY:
+        share = f"{median(others):.0%}"
+        yield f"[bold]Others took {share} of its CPU time[/] (median): the share of CPU time is what to believe."
+    yield f"Versions: {', '.join(f'{name} {value}' for name, value in found['versions'].items())}."
+    yield f"Postgres: {', '.join(f'{name} {value}' for name, value in postgres.items() if name != 'server_version')}."

@@ -303,7 +303,8 @@ def test_an_idempotency_key_makes_one_import_on_all_wires(client: FlaskClient, s
     native = {"Authorization": f"Bearer {key}", **once}
     other = client.post("/api/imports", json=asked, headers=native)
     mapping = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
-    same = client.post("/api/imports", json={**asked, "mapping": mapping}, headers=native)
+    lines = {"format": "ndjson", "compression": "none"}
+    same = client.post("/api/imports", json={**asked, **lines, "mapping": mapping}, headers=native)
 
     assert (first.status_code, same.status_code, other.status_code) == (201, 201, 422)
     assert same.headers["Idempotent-Replayed"] == "true"

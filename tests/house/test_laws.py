@@ -17,7 +17,7 @@ from common.ledger.queries import load_queries
 from common.model.imports import MOVES, ImportState
 from common.model.rejects import RejectCode
 from common.settings import Settings, SettingsError, variable
-from deploy.local.commands import flower_command, web_command, worker_command
+from deploy.local.commands import flower_command, walker_command, web_command, worker_command
 from workers import tasks
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,11 @@ def test_no_dialect_is_named_behind_the_door() -> None:
 
 
 def test_every_task_has_a_sender_and_takes_one_id() -> None:
-    names = {dispatch.PLAN_IMPORT: tasks.plan_import, dispatch.LOAD_CHUNK: tasks.load_chunk}
+    names = {
+        dispatch.PLAN_IMPORT: tasks.plan_import,
+        dispatch.LOAD_CHUNK: tasks.load_chunk,
+        dispatch.WALK: tasks.walk_chunk,
+    }
     found = {task.name for task in vars(tasks).values() if hasattr(task, "apply_async")}
     assert found == set(names)
 
@@ -141,7 +145,7 @@ def test_no_setting_shows_a_secret_in_its_repr() -> None:
     shown = repr(Settings(**values))
 
     for field in dataclasses.fields(Settings):
-        if field.type == "str" and re.search("database|redis|key|secret", field.name):
+        if field.type == "str" and re.search("database|redis|key|secret|roles", field.name):
             assert f"{field.name}=" not in shown
 
 
@@ -161,7 +165,14 @@ def test_the_readme_tells_every_state_and_code_and_holds_no_placeholder() -> Non
 
 def test_the_local_stack_runs_the_lines_of_the_procfile() -> None:
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-    for role, command in (("web", web_command()), ("worker", worker_command("w")), ("flower", flower_command(1))):
+    ours_of = {
+        "web": web_command(),
+        "worker": worker_command("w"),
+        "walker": walker_command("w"),
+        "flower": flower_command(1),
+    }
+    assert set(ours_of) == set(lines)
+    for role, command in ours_of.items():
         said = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", lines[role]).replace('"', "").split("exec ")[-1]
         ours = " ".join(command[2:])
         for text in (said, ours):

@@ -24,7 +24,7 @@ import boto3
 import redis
 from botocore.config import Config
 
-from common.dispatch import QUEUE, STARTS, make_app
+from common.dispatch import QUEUE, STARTS, WALKS, make_app
 from common.ledger.database import Database
 from common.settings import Settings
 from deploy.local.servers import REGION, Servers
@@ -321,7 +321,7 @@ class Stack:
 
         def drained() -> bool:
             with self.redis() as client:
-                return not any(client.llen(queue) for queue in (STARTS, QUEUE))
+                return not any(client.llen(queue) for queue in (STARTS, QUEUE, WALKS))
 
         wait_until(drained, what="the queue is empty", within=within)
         wait_until(lambda: self.is_quiet(idle), what="every worker's session idles", pause=0.1)
@@ -362,13 +362,22 @@ class Stack:
         pids = self.service.pids["worker"]
         if number >= len(pids):
             return None
-        main = pids[number]
-        kinds: dict[bool, list[int]] = {True: [], False: []}
-        for pid in processes_of(main):
-            with contextlib.suppress(OSError):
-                kinds[b"workers.sweep" in Path(f"/proc/{pid}/cmdline").read_bytes()].append(pid)
-        pool = [pid for pid in kinds[False] if _is_named_like(pid, main)]
-        return Worker(main, pool, kinds[True]) if pool and kinds[True] else None
+        return _family_of(pids[number])
+
+    def walker(self) -> Worker:
+        """Return the walker, with its pool, once it is up."""
+
+        def family() -> Worker | None:
+            pids = self.service.pids["walker"]
+            return _family_of(pids[0]) if pids else None
+
+        return wait_until(family, what="the walker is up, with a pool")
+
+    def pools(self) -> dict[int, list[int]]:
+        """Return the pool of each worker and walker that runs, by main process."""
+        mains = [*self.service.pids["worker"], *self.service.pids["walker"]]
+        families = [wait_until(lambda main=main: _family_of(main), what="a worker has a pool") for main in mains]
+        return {worker.main: worker.pool for worker in families}
 
     def workers_up(self) -> list[Worker]:
         """Return the workers that are up now; waits for one."""
@@ -379,9 +388,15 @@ class Stack:
 
     def deafen(self, number: int) -> None:
         """Make a worker consume nothing while it is alive and connected."""
-        name = f"worker-{number + 1}@{socket.gethostname()}"
+        self._deafen(f"worker-{number + 1}", STARTS, QUEUE)
+
+    def deafen_walker(self) -> None:
+        self._deafen("walker-1", WALKS)
+
+    def _deafen(self, process: str, *queues: str) -> None:
+        name = f"{process}@{socket.gethostname()}"
         with self._celery() as app:
-            for queue in (STARTS, QUEUE):
+            for queue in queues:
                 heard = app.control.cancel_consumer(queue, destination=[name], reply=True, timeout=5, limit=1)
                 assert heard, f"{name} does not answer"
 
@@ -434,6 +449,7 @@ class Stack:
         """Wait for what earlier journeys have killed."""
         wait_until(lambda: self.request("GET", "/readyz").status == 200, what="the API is ready")
         wait_until(lambda: len(self.workers_up()) == self.workers, what="all workers are up")
+        self.walker()
 
     def cancel_all(self) -> None:
         """End what a journey that failed has left running: it must not fail the next one too."""
@@ -579,6 +595,16 @@ def dump_redis(client: redis.Redis) -> bytes:
 def _answer(status: int, headers: Any, content: bytes) -> Answer:
     is_json = "json" in (headers.get("Content-Type") or "")
     return Answer(status, dict(headers.items()), json.loads(content) if is_json and content else content)
+
+
+def _family_of(main: int) -> Worker | None:
+    """Return a worker's processes, None while it has no pool or no sweep."""
+    kinds: dict[bool, list[int]] = {True: [], False: []}
+    for pid in processes_of(main):
+        with contextlib.suppress(OSError):
+            kinds[b"workers.sweep" in Path(f"/proc/{pid}/cmdline").read_bytes()].append(pid)
+    pool = [pid for pid in kinds[False] if _is_named_like(pid, main)]
+    return Worker(main, pool, kinds[True]) if pool and kinds[True] else None
 
 
 def processes_of(pid: int) -> Sequence[int]:

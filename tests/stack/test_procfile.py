@@ -120,7 +120,8 @@ def test_honcho_start_alone_is_the_whole_service(servers: Servers, tmp_path: Pat
 
         below = descendants(started.honcho.pid)
         commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in below]
-        assert sum(b"worker" in command for command in commands) == 3, "a worker and its pool of two"
+        assert sum(b"worker" in command for command in commands) == 5, "a worker, a walker and their pools"
+        assert sum(b"walks" in command for command in commands) == 3, "a walker, its pool of one and its sweep"
         assert not [command for command in commands if Path(os.fsdecode(command[0])).name in ("sh", "bash", "dash")], (
             "a shell stands between honcho and a process"
         )
@@ -130,7 +131,7 @@ def test_honcho_start_alone_is_the_whole_service(servers: Servers, tmp_path: Pat
         wait_until(lambda: not any(map(runs, below)), what="nothing is left behind", within=2)
 
     said = started.honcho.said()
-    for role in ("web", "worker", "flower"):
+    for role in ("web", "worker", "walker", "flower"):
         assert re.search(rf"{role}\.1\s+\| ", said), said
     assert "SIGKILL" not in said, f"something was killed after {time.monotonic() - begun:.0f} s: {said}"
 
@@ -179,14 +180,24 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
     env_file = tmp_path / ".env"
     env_file.write_text("PENSTOCK_SEALING_KEYS=CANARY\nPORT=8000\n")
     command = [sys.executable, "-m", "honcho", "export", "-d", str(ROOT), "-e", str(env_file), "-t", "deploy/systemd"]
-    command += ["-a", "penstock", "-u", "events", "-c", "web=2,worker=3,flower=1", "systemd", str(tmp_path / "units")]
+    command += [
+        "-a",
+        "penstock",
+        "-u",
+        "events",
+        "-c",
+        "web=2,worker=3,walker=1,flower=1",
+        "systemd",
+        str(tmp_path / "units"),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     units = {path.name: path.read_text() for path in (tmp_path / "units").iterdir()}
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 
     services = sorted(name for name in units if name.endswith(".service"))
     assert services == [
-        f"penstock-{name}.service" for name in ("flower-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
+        f"penstock-{name}.service"
+        for name in ("flower-1", "walker-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
     ]
     ports: list[int] = []
     for name in services:

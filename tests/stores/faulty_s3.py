@@ -48,6 +48,15 @@ def serving(script: Script) -> Iterator[tuple[str, list[str]]]:
 
         do_HEAD = do_GET  # noqa: N815
 
+        def do_POST(self) -> None:
+            seen.append(f"POST {self.path} body {self.rfile.read(int(self.headers['Content-Length'])).decode()}")
+            answer = script(self.command, 0, 0)
+            self.send_response(answer.status)
+            for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
         def log_message(self, *_: object) -> None:
             pass
 

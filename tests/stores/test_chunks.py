@@ -16,7 +16,7 @@ from common.ledger.database import Database, Tx
 from common.model.chunks import Counts
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
-from workers.imports import load
+from workers.imports import load, work
 from workers.imports.lease import Lease, LeaseLostError
 
 
@@ -89,10 +89,10 @@ def test_two_chunks_that_share_ids_may_commit_at_the_same_time(stage: Stage, fir
         # Connections belong to threads, and a claim to its connection; here only the keys matter.
         for done in [pool.submit(hands[first].commits), pool.submit(hands[1 - first].commits)]:
             done.result(timeout=20)
-    load.settle_import(one, hands[0].job.id)
+    load.settle_import(one, hands[0].work.job.id)
 
     assert len(ids) == 2
-    assert sums(stage, hands[0].job.id) == Counts(lines=12, imported=7, duplicates=5)
+    assert sums(stage, hands[0].work.job.id) == Counts(lines=12, imported=7, duplicates=5)
     assert all(row.offset < len(body) // 2 for row in stage.rows() if b"shared" in row.payload)
 
 
@@ -107,7 +107,7 @@ def test_a_zombie_is_fenced(stage: Stage) -> None:
         zombie.commits()
 
     assert len(stage.rows()) == 2
-    assert sums(stage, zombie.job.id).imported == 2
+    assert sums(stage, zombie.work.job.id).imported == 2
 
 
 def test_a_zombie_that_commits_first_is_fenced_too(stage: Stage) -> None:
@@ -256,7 +256,7 @@ def test_a_cancel_waits_for_a_commit_under_way_and_counts_it(stage: Stage, monke
 def test_after_a_cancel_nothing_commits(stage: Stage) -> None:
     ids = stage.planned(ndjson(*(event(f"id-{n}", size=200) for n in range(3))))
     hand = Hand.takes(stage.worker(), ids[0])
-    stage.desk.cancel_import(stage.caller, hand.job.id)
+    stage.desk.cancel_import(stage.caller, hand.work.job.id)
 
     with pytest.raises(LeaseLostError):
         hand.commits()
@@ -264,7 +264,7 @@ def test_after_a_cancel_nothing_commits(stage: Stage) -> None:
         load.load_chunk(stage.runtime, chunk_id)
 
     assert stage.rows() == []
-    assert sums(stage, hand.job.id) == Counts()
+    assert sums(stage, hand.work.job.id) == Counts()
 
 
 def test_the_fence_alone_stops_a_commit_that_looked_before_the_cancel(
@@ -274,9 +274,9 @@ def test_the_fence_alone_stops_a_commit_that_looked_before_the_cancel(
     hand = Hand.takes(stage.worker(), ids[0])
     finish_chunk = chunks.finish_chunk
 
-    def cancel_before(tx: Tx, *rest: object) -> object:
-        stage.desk.cancel_import(stage.caller, hand.job.id)
-        return finish_chunk(tx, *rest)
+    def cancel_before(*asked: Any, **rest: Any) -> object:
+        stage.desk.cancel_import(stage.caller, hand.work.job.id)
+        return finish_chunk(*asked, **rest)
 
     monkeypatch.setattr(chunks, "finish_chunk", cancel_before)
     with pytest.raises(LeaseLostError):
@@ -348,7 +348,7 @@ def lose_answer_of_chunk_commit(database: Database, monkeypatch: pytest.MonkeyPa
 def test_a_commit_whose_answer_was_lost_counts_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     (chunk_id, *_) = stage.planned(ndjson(event("a")))
     hand = Hand.takes(stage.worker(), chunk_id)
-    lose_answer_of_chunk_commit(hand.runtime.database, monkeypatch, commits=True)
+    lose_answer_of_chunk_commit(hand.work.runtime.database, monkeypatch, commits=True)
 
     done = hand.commits()
 
@@ -359,14 +359,14 @@ def test_a_commit_whose_answer_was_lost_counts_once(stage: Stage, monkeypatch: p
 def test_a_commit_that_never_arrived_is_done_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     (chunk_id, *_) = stage.planned(ndjson(event("a")))
     hand = Hand.takes(stage.worker(), chunk_id)
-    lose_answer_of_chunk_commit(hand.runtime.database, monkeypatch, commits=False)
+    lose_answer_of_chunk_commit(hand.work.runtime.database, monkeypatch, commits=False)
 
     with pytest.raises(Transient):
         hand.commits()
     assert stage.rows() == []
 
     load.load_chunk(stage.runtime, chunk_id)
-    assert sums(stage, hand.job.id) == Counts(lines=1, imported=1)
+    assert sums(stage, hand.work.job.id) == Counts(lines=1, imported=1)
 
 
 def test_a_chunk_that_failed_in_passing_is_due_again_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ def test_too_many_rejects_are_not_forgotten_when_another_commits_the_last_chunk(
 def test_a_chunk_of_nothing_but_bad_lines_stops_early_where_fewer_are_allowed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "MOST_LINES", 3)
+    monkeypatch.setattr(work, "MOST_LINES", 3)
     (chunk_id, *_) = stage.planned(b"x\n" * 50, max_rejects=5)
     load.load_chunk(stage.runtime, chunk_id)
 
@@ -455,7 +455,7 @@ def test_the_lease_is_looked_at_between_slices_of_suspects(stage: Stage, monkeyp
     (chunk_id,) = stage.planned(body)
     hand = Hand.takes(stage.runtime, chunk_id)
     advanced: list[int] = []
-    monkeypatch.setattr(hand.lease, "advance", lambda: advanced.append(1))
+    monkeypatch.setattr(hand.work.lease, "advance", lambda: advanced.append(1))
 
     assert hand.commits().entry.counts == Counts(lines=8, duplicates=8)
     assert len(advanced) >= 4
@@ -541,19 +541,19 @@ def test_a_lease_is_lengthened_as_bytes_advance_up_to_its_ceiling(
         )
         return float(row.seconds)
 
-    hand.lease.advance()
+    hand.work.lease.advance()
     assert left() == 30, "renewed before a third of it had passed"
 
     clock = iter(range(10**6, 10**9, 1000))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    hand.lease.advance()
+    hand.work.lease.advance()
     assert 30 < left() < 40
 
     stage.query("UPDATE chunks SET leased_at = leased_at - interval '90 s' WHERE id = %(id)s RETURNING 1", id=chunk_id)
-    hand.lease.advance()
+    hand.work.lease.advance()
     assert left() == 100
 
     stage.expire_lease(chunk_id)
     Hand.takes(stage.worker(), chunk_id)
     with pytest.raises(LeaseLostError):
-        hand.lease.advance()
+        hand.work.lease.advance()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from dataclasses import replace
+from typing import cast
 
-from common.dispatch import Dispatch, make_app
+import redis
+
+from common.dispatch import WALK, WALKS, Dispatch, make_app
 from deploy.local.servers import Servers
 from tests.stage import Stage
+from workers import tasks
 
 
 def test_an_empty_queue_has_the_length_nought_and_each_message_adds_one(stage: Stage) -> None:
@@ -47,3 +52,24 @@ def test_a_broker_that_hangs_is_waited_for_no_longer_than_the_setting_says(stage
         assert time.monotonic() - began < 8
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_long_chunks_wait_in_a_queue_that_none_but_walkers_serve(stage: Stage) -> None:
+    dispatch = Dispatch.from_settings(stage.settings)
+    dispatch.load_chunk(7, long=True)
+
+    assert (dispatch.queue_length(), dispatch.queue_length(long=True)) == (0, 1)
+    with redis.Redis.from_url(stage.settings.redis_url) as client:
+        (message,) = cast(list[bytes], client.lrange(WALKS, 0, -1))
+    assert json.loads(message)["headers"]["task"] == WALK
+    stage.flush_redis()
+
+
+def test_a_walk_may_take_as_long_as_its_chunk_can_be_leased_and_any_other_task_as_long_as_before(stage: Stage) -> None:
+    settings = replace(stage.settings, lease_ceiling_seconds=5.0, walk_ceiling_seconds=50_000.0)
+    with make_app(settings) as app:
+        app.finalize()  # gives it the shared tasks, once they have been imported
+        walk, load = (app.tasks[task.name] for task in (tasks.walk_chunk, tasks.load_chunk))
+
+        assert walk.time_limit > 50_000
+        assert 5 < load.time_limit < 1_000

@@ -12,9 +12,10 @@ import pytest
 
 from api.desk import Started
 from common.errors import Refusal
-from common.model.imports import Credentials, ImportSpec, ImportState
+from common.model.formats import Compression, Format
+from common.model.imports import Credentials, IfSeen, ImportSpec, ImportState
 from common.model.mapping import Mapping
-from common.model.sources import SourceRef
+from common.model.sources import SourceKind, SourceRef
 from common.sealing import Sealer
 from tests.stage import Stage, event, ndjson
 from workers.imports.load import load_chunk
@@ -154,3 +155,20 @@ def test_what_a_request_asked_for_is_one_text_without_its_credentials() -> None:
     assert "caller" not in spec.as_asked()
     assert spec.as_asked() == replace(spec, credentials=None).as_asked()
     assert spec.as_asked() == 'import {"collection": "events", "mapping": {}, "source": {"bucket": "b", "key": "k"}}'
+
+
+def test_each_of_a_requests_parts_tells_it_from_others() -> None:
+    plain = ImportSpec("events", SourceRef("b", "k"), Mapping())
+    others = [
+        replace(plain, format=Format.NDJSON),
+        replace(plain, format=Format.CSV),
+        replace(plain, compression=Compression.NONE),
+        replace(plain, if_seen=IfSeen.REFUSE),
+        *(replace(plain, source=SourceRef("b", "k", kind=kind)) for kind in SourceKind if kind != SourceKind.OBJECT),
+        replace(plain, source=SourceRef("b", "k", kind=SourceKind.MANIFEST, keys=("k1",))),
+        replace(plain, source=SourceRef("b", "k", kind=SourceKind.MANIFEST, keys=("k1", "k2"))),
+        replace(plain, source=SourceRef("b", "k", role="arn:aws:iam::123456789012:role/x")),
+    ]
+
+    assert len({spec.as_asked() for spec in [plain, *others]}) == len(others) + 1
+    assert plain.as_asked() == 'import {"collection": "events", "mapping": {}, "source": {"bucket": "b", "key": "k"}}'

@@ -12,6 +12,7 @@ import pytest
 from common.errors import Refusal, Terminal, Transient
 from common.ledger import imports
 from common.model.imports import ACTIVE, MOVES, ImportState
+from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.sources import Source, SourceRef
 from common.objects import Objects
 from tests.stage import Stage, event, ndjson
@@ -221,6 +222,51 @@ def test_ids_of_another_project_are_unknown(stage: Stage, settings: object) -> N
     assert other.status(import_id).state is ImportState.PENDING
     assert stage.desk.list_imports(stage.caller).items == []
     other.close()
+
+
+@pytest.mark.parametrize("rules", [("keep", "replace"), ("replace", "keep"), ("keep", "keep")])
+def test_of_first_imports_side_by_side_one_makes_the_rule(stage: Stage, rules: tuple[str, str]) -> None:
+    ref, stage.runtime = stage.put(b""), stage.worker(import_limit=100)
+
+    def start(rule: str) -> str | None:
+        try:
+            return stage.start(ref, collection="shared", mapping=Mapping(on_duplicate=OnDuplicate(rule)))
+        except Refusal as refused:
+            assert refused.code == "mapping_conflict"  # noqa: PT017
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        started = [import_id for import_id in pool.map(start, rules * 4) if import_id]
+
+    assert len(started) == 8 // len(set(rules))
+    assert len({stage.status(import_id).mapping.on_duplicate for import_id in started}) == 1
+
+
+def test_an_import_that_is_refused_makes_no_rule(stage: Stage) -> None:
+    stage.query("UPDATE projects SET import_limit = 1 WHERE id = %(id)s RETURNING id", id=stage.caller.project_id)
+    holder = stage.start(b"", collection="other")
+    with pytest.raises(Refusal, match="1 of 1"):
+        stage.start(b"", collection="fresh")
+    stage.desk.cancel_import(stage.caller, holder)
+
+    assert stage.start(b"", collection="fresh", mapping=Mapping(on_duplicate=OnDuplicate.REPLACE))
+
+
+def test_a_collection_of_before_takes_the_next_imports_mapping(stage: Stage) -> None:
+    old = stage.run(ndjson(event("a")), collection="old")
+    values = {"id": old.id, "project": stage.caller.project_id}
+    stage.query("UPDATE collections SET mapping = NULL WHERE project_id = %(project)s RETURNING id", **values)
+    stage.query(
+        """UPDATE imports SET mapping = '{"id": ["a"], "time": ["b"], "onDuplicate": "keep"}' WHERE id = %(id)s
+        RETURNING id""",
+        **values,
+    )
+
+    assert stage.status(old.id).mapping == Mapping(("a",), ("b",))
+    mapping = Mapping(("k",), ("t",), OnDuplicate.REPLACE, (("b", ColumnType.NUMBER), ("a", ColumnType.BOOLEAN)), False)
+    assert stage.status(stage.start(b"", collection="old", mapping=mapping)).mapping == mapping
+    following = stage.start(b"", collection="old", named=frozenset())
+    assert stage.status(following).mapping == mapping
 
 
 def test_what_is_stored_of_the_credentials_cannot_be_read_without_the_key(stage: Stage) -> None:

@@ -39,7 +39,7 @@ def test_a_plain_role_migrates_imports_and_takes_over(plain: Stage) -> None:
 
     (chunk_id,) = plain.planned(ndjson(event("c")))
     zombie = Hand.takes(plain.worker(), chunk_id)
-    with zombie.runtime.database.transaction() as tx:
+    with zombie.work.runtime.database.transaction() as tx:
         pid = tx.one("SELECT pg_backend_pid() AS pid").pid
     plain.expire_lease(chunk_id)
     load.load_chunk(plain.runtime, chunk_id)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import cast
 
 import pytest
 import redis
+import structlog
 
 from common.dispatch import Dispatch
 from common.errors import Transient
@@ -330,8 +335,8 @@ def test_the_first_message_that_does_not_go_is_the_last_of_the_round(stage: Stag
     age(stage, "chunks")
     looked = stage.sent.queue_length
 
-    def length_before_it_hangs() -> int | None:
-        length, stage.sent.waiting = looked(), None
+    def length_before_it_hangs(*, long: bool = False) -> int | None:
+        length, stage.sent.waiting = looked(long=long), None
         return length
 
     with pytest.MonkeyPatch.context() as patched:
@@ -384,3 +389,156 @@ def test_work_waits_while_it_is_due_and_nobody_holds_it_and_the_broker_answers(s
     stage.query("UPDATE chunks SET not_before = now() WHERE import_id = %(id)s RETURNING id", id=import_id)
     stage.query("UPDATE imports SET state = 'paused' WHERE id = %(id)s RETURNING id", id=import_id)
     assert not sweeping.is_work_waiting(stage.runtime), "paused"
+
+
+# --- long chunks: work of walkers alone
+
+
+def make_long(stage: Stage, chunk_ids: list[int]) -> None:
+    with stage.runtime.database.transaction() as tx:
+        tx.run("UPDATE chunks SET long = true WHERE id = ANY (%(ids)s)", ids=chunk_ids)
+
+
+def mixed(stage: Stage, count: int = 12) -> tuple[list[int], list[int]]:
+    """Plan an import whose every other chunk is long; return the ids of the long ones and of the others."""
+    ids = stage.planned(lines("id", count))
+    make_long(stage, ids[::2])
+    stage.sent.loads.clear()
+    return ids[::2], ids[1::2]
+
+
+def test_of_long_chunks_and_of_all_others_a_window_each_is_sent_again_each_to_its_own(stage: Stage) -> None:
+    long, others = mixed(stage)
+    age(stage, "chunks")
+    sweep(stage.runtime)
+
+    assert (stage.sent.walks, stage.sent.loads) == (long[:3], others[:3])
+
+
+@pytest.mark.parametrize(("walks_waiting", "waiting"), [(3, 0), (0, 3)])
+def test_messages_that_wait_for_walkers_hide_no_lost_ones_of_workers_nor_the_other_way(
+    stage: Stage, walks_waiting: int, waiting: int
+) -> None:
+    mixed(stage)
+    with stage.runtime.database.transaction() as tx:
+        tx.run("UPDATE chunks SET sent_at = now()")
+    age(stage, "chunks", seconds=10)
+    stage.sent.walks_waiting, stage.sent.waiting = walks_waiting, waiting
+    sweep(stage.runtime)
+
+    assert (len(stage.sent.walks), len(stage.sent.loads)) == (3 - walks_waiting, 3 - waiting)
+
+
+def test_a_plan_is_due_to_workers_and_not_to_walkers(stage: Stage) -> None:
+    stage.start(ndjson(event("a")))
+    with stage.runtime.database.transaction() as tx:
+        due = [leases.count_due(tx, window=3, long=long) for long in (False, True)]
+
+    assert due == [1, 0]
+
+
+def test_no_message_of_a_worker_comes_to_a_long_chunk(stage: Stage) -> None:
+    """Neither does one whose own chunk is taken, nor does a chunk that is done send a long one to all."""
+    long, others = mixed(stage)
+    Hand.takes(stage.worker(), others[0])
+    queue = others[:3]
+    while queue:
+        load.load_chunk(stage.runtime, queue.pop(0))
+        queue += stage.sent.loads
+        stage.sent.loads.clear()
+
+    done = stage.query("SELECT id FROM chunks WHERE id = ANY (%(ids)s) AND state = 'done'", ids=long + others)
+    assert {row.id for row in done} == set(others[1:])
+    assert stage.sent.walks == []
+
+
+def test_a_walker_whose_chunk_is_taken_or_done_goes_on_with_the_next_long_one(stage: Stage) -> None:
+    long, others = mixed(stage)
+    import_id, walker = stage.import_of(long[0]), stage.worker()
+    Hand.takes(walker, long[0])
+    with stage.runtime.database.transaction() as tx:
+        # The first of all comes before the second long one, and is none of a walker's.
+        assert chunks.next_claimable(tx, long[0]) == long[1]
+        assert chunks.next_claimable(tx, others[0]) == others[0]
+        tx.run("UPDATE chunks SET sent_at = NULL WHERE id = ANY (%(ids)s)", ids=long + others)
+        assert chunks.send_next(tx, import_id, long=True) == long[1]
+        assert chunks.send_next(tx, import_id) == others[0]
+    walker.database.close()
+
+
+def test_work_waits_for_walkers_or_for_workers_and_neither_is_judged_by_the_others(stage: Stage) -> None:
+    def waiting() -> tuple[bool, bool]:
+        return sweeping.is_work_waiting(stage.runtime), sweeping.is_work_waiting(stage.runtime, long=True)
+
+    import_id = stage.start(ndjson(event("a")))
+    assert waiting() == (True, False), "a plan"
+    stage.desk.cancel_import(stage.caller, import_id)
+    long, others = mixed(stage, count=4)
+    assert waiting() == (True, True)
+    held = [(stage.worker(), chunk_id) for chunk_id in long]
+    for walker, chunk_id in held:
+        Hand.takes(walker, chunk_id)
+    assert waiting() == (True, False), "walkers are at it"
+    for walker, _ in held:
+        walker.database.close()
+    for chunk_id in others:
+        load.load_chunk(stage.runtime, chunk_id)
+    stage.expire_lease(long[0])
+    assert waiting() == (False, True), "a walker has died"
+
+
+@pytest.fixture
+def tells(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], bool]:
+    """Whether a round, so many seconds from the start, tells that nobody walks. The patience is 60 s."""
+    monkeypatch.setattr(sweeping, "_unserved", sweeping.Spell())
+
+    def tells(at: float) -> bool:
+        with monkeypatch.context() as later, structlog.testing.capture_logs() as said:
+            later.setattr(sweeping.time, "monotonic", lambda: at)
+            sweeping._tell_of_unserved_walks(stage.runtime)
+        return [line["event"] for line in said] == ["walks_not_served"]
+
+    return tells
+
+
+def test_where_long_chunks_wait_and_nobody_walks_it_is_told_again_and_again(
+    stage: Stage, tells: Callable[[float], bool]
+) -> None:
+    mixed(stage)
+    assert [at for at in range(0, 200, 10) if tells(at)] == [60, 120, 180]
+
+
+def test_a_walker_at_work_even_on_another_import_is_a_sign_that_one_is_there(
+    stage: Stage, tells: Callable[[float], bool]
+) -> None:
+    """Between two chunks it has none."""
+    long, _ = mixed(stage)
+    assert not any(tells(at) for at in range(0, 60, 10))
+    walker = stage.worker()
+    Hand.takes(walker, long[0])
+    assert not any(tells(at) for at in range(60, 200, 10))
+    walker.database.close()
+    assert [at for at in range(200, 300, 10) if tells(at)] == [260]
+
+
+def test_nobody_misses_a_walker_where_nothing_waits_for_one(stage: Stage, tells: Callable[[float], bool]) -> None:
+    stage.planned(lines("short", 3))
+    assert not any(tells(at) for at in range(0, 200, 10))
+
+
+@pytest.mark.parametrize(("queue", "word"), [("imports", b"work"), ("walks", b"none"), ("other", b"none")])
+def test_a_worker_hears_from_its_sweep_of_work_in_its_own_queues_alone(stage: Stage, queue: str, word: bytes) -> None:
+    stage.start(ndjson(event("a")))
+    environment = {
+        "DATABASE_URL": stage.settings.database_url,
+        "REDIS_URL": stage.settings.redis_url,
+        "PENSTOCK_SEALING_KEYS": stage.settings.sealing_keys,
+        "PENSTOCK_SWEEP_SECONDS": "0.01",
+    }
+    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), queue]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}) as child:
+        assert child.stdout is not None
+        heard = child.stdout.readline().strip()
+        child.terminate()
+
+    assert heard == word

@@ -29,13 +29,13 @@ class Lease:
         """
         if time.monotonic() < self._renew_at:
             return
-        settings = self._runtime.settings
+        settings, long = self._runtime.settings, self._chunk.long
         with self._runtime.database.aside() as tx:
             held = chunks.renew_lease(
                 tx,
                 self._chunk,
                 lease_seconds=settings.lease_seconds,
-                ceiling_seconds=settings.lease_ceiling_seconds,
+                ceiling_seconds=settings.walk_ceiling_seconds if long else settings.lease_ceiling_seconds,
             )
         if not held:
             raise LeaseLostError

@@ -7,48 +7,73 @@ fence. Redis is asked which ids were seen, and may say anything.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 
-from common.errors import PenstockError, Terminal, Transient
+from common.errors import PenstockError, SourceFailed, Terminal, Transient
 from common.ledger import chunks, events, imports
-from common.ledger.database import CommitUnknown, Deadlock
-from common.model.chunks import MOST_LINES, Chunk, Counts, Entry
-from common.model.events import Event, Identity
+from common.ledger.database import CommitUnknown, Deadlock, Tx
+from common.model.chunks import Chunk, Counts, Entry, Kind, Ranges
+from common.model.events import Event
 from common.model.imports import Import
-from common.model.rejects import Reject
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
-from workers.imports.decoding import Decoder
 from workers.imports.framing import owned_blocks, reading_start
 from workers.imports.lease import Lease, LeaseLostError
+from workers.imports.lines import Lines
+from workers.imports.look import look
+from workers.imports.reading import open_reading
 from workers.imports.retrying import delay_after
+from workers.imports.scan import scan
+from workers.imports.sending import send
 from workers.imports.settle import fail_import, settle_import, too_many_rejects
+from workers.imports.walk import Ending, Trail
+from workers.imports.work import Cut, Judge, Work
 
 log = get_logger(__name__)
 
 
 def load_chunk(runtime: Runtime, chunk_id: int) -> None:
-    """Claim the chunk, or another of its import, load it, commit it, and see whether the import is at its end.
+    """Claim the chunk, or another of its import, do what it is there for, commit it, and see whether its import ends.
 
-    Safe to run twice, and by several at once. Whatever goes wrong ends in the rows: the chunk is due again, or the
-    import has failed with a reason. A worker that is told to stop gives the chunk back.
+    Safe to run twice, and by several at once. Whatever goes wrong ends in the rows: the chunk is due again, or its
+    import or its source has failed with a reason. A worker that is told to stop gives the chunk back.
     """
     chunk = _claim(runtime, chunk_id) or _claim_another(runtime, chunk_id)
-    if chunk is None:
-        return
+    with Trail() as trail:
+        while chunk is not None:
+            chunk = _work_on(runtime, chunk, trail)
+
+
+def _work_on(runtime: Runtime, chunk: Chunk, trail: Trail) -> Chunk | None:
+    """Do a chunk, and return the one to go on with: the rest of a source that can be entered at its beginning only."""
     bind(import_id=chunk.import_id, chunk=chunk.number, attempt=chunk.attempts)
+    rest: int | None = None
     with _outcome_in_rows(runtime, chunk):
         with runtime.database.transaction() as tx:
             job = imports.read_import(tx, chunk.import_id)
+            source = imports.read_source(tx, chunk.import_id, chunk.source_ordinal)
         if chunk.attempts > runtime.settings.chunk_attempts:
             raise _worn_out(chunk)
-        lease = Lease(runtime, chunk)
-        done = commit(runtime, job, chunk, read_lines(runtime, job, chunk, lease), lease)
-        _pass_on(runtime, job, done)
+        work = Work(runtime, job, source, chunk, Lease(runtime, chunk))
+        done = _do(work, trail)
+        _pass_on(work, done)
+        rest = done.rest if trail.goes_on else None
+    return _claim(runtime, rest) if rest is not None else None
+
+
+def _do(work: Work, trail: Trail) -> Done:
+    match work.chunk.kind:
+        case Kind.LOAD:
+            return commit(work, read_lines(work), Ending())
+        case Kind.WALK:
+            return commit(work, *trail.follow(work))
+        case Kind.LOOK:
+            return commit_cut(work, look(work))
+        case Kind.SCAN:
+            return commit_cut(work, scan(work))
 
 
 def _claim(runtime: Runtime, chunk_id: int) -> Chunk | None:
@@ -74,6 +99,8 @@ def _outcome_in_rows(runtime: Runtime, chunk: Chunk) -> Iterator[None]:
     except LeaseLostError:
         log.info("chunk_overtaken")
         _release(runtime, chunk, delay_seconds=0, attempt_counts=False)  # does nothing where it is another's
+    except SourceFailed as error:
+        _fail_source(runtime, chunk, error)
     except Terminal as error:
         _fail(runtime, chunk, error)
     except Transient as error:
@@ -105,98 +132,49 @@ def _release(runtime: Runtime, chunk: Chunk, *, delay_seconds: float, attempt_co
         log.warning("chunk_not_released", error=str(error))  # its lease ends by itself
 
 
-@dataclass(slots=True)
-class Lines:
-    """What a chunk's lines came to, before the store has its say."""
-
-    lines: int = 0
-    blank: int = 0
-    #: The first event of each id: inside a chunk the first line wins here.
-    firsts: dict[bytes, Event] = field(default_factory=dict)
-    #: Of ids with more than one line: how many came after the first.
-    repeats_of: Counter[bytes] = field(default_factory=Counter)
-    rejects: list[Reject] = field(default_factory=list)
-
-    def add(self, found: list[Event]) -> None:
-        """Keep the first event of each id and count the others."""
-        for event in found:
-            if self.firsts.setdefault(event.event_id, event) is not event:
-                self.repeats_of[event.event_id] += 1
-
-    def counts(self, fresh: int) -> Counts:
-        """Return the chunk's receipt, given how many of the first events the store did not have."""
-        return Counts(
-            lines=self.lines,
-            imported=fresh,
-            duplicates=len(self.firsts) - fresh + sum(self.repeats_of.values()),
-            rejected=len(self.rejects),
-            blank=self.blank,
-        )
-
-
-def read_lines(runtime: Runtime, job: Import, chunk: Chunk, lease: Lease) -> Lines:
+def read_lines(work: Work) -> Lines:
     """Read the chunk's range, of the pinned version only, and decode the lines that it owns."""
-    with runtime.database.transaction() as tx:
-        source = imports.read_source(tx, job.id, chunk.source_ordinal)
-    decoder = Decoder(
-        job.mapping,
-        identity=_identity(runtime),
-        import_number=job.number,
-        source_ordinal=chunk.source_ordinal,
-        default_time=round(job.created_at.timestamp() * 1_000_000),
-        max_line=runtime.settings.max_line_bytes,
-    )
-    pieces = runtime.objects_of(job).read_from(source, reading_start(chunk.start), chunk.end)
-    result = Lines()
-    # One more than the decoder takes: a carriage return before the newline does not count.
-    longest = runtime.settings.max_line_bytes + 1
-    for block in owned_blocks(pieces, start=chunk.start, end=chunk.end, max_line=longest):
-        decoded = decoder.decode(block, result.lines)
-        result.add(decoded.events)
-        result.rejects += decoded.rejects
-        # Where the plan's sample misjudged the lines. Otherwise the chunk commits its rejects, so that they are seen.
-        if len(result.rejects) > max(job.max_rejects, MOST_LINES):
-            raise too_many_rejects()
-        result.lines += decoded.lines
-        result.blank += decoded.blank
-        lease.advance()
-    return result
-
-
-@cache
-def _identity(runtime: Runtime) -> Identity:
-    with runtime.database.transaction() as tx:
-        return Identity(events.read_hash_key(tx))
+    chunk, judge = work.chunk, Judge(work)
+    start = reading_start(chunk.start)
+    with closing(open_reading(work, start, advance=work.lease.advance)) as reading:
+        pieces = reading.pieces_from(start)
+        for block in owned_blocks(pieces, start=chunk.start, end=chunk.end, max_line=work.longest_line):
+            judge.take(block)
+    return judge.lines
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A committed chunk: its entry, and the chunk that follows into the queue."""
+    """A committed chunk: its entry, and what follows into the queues."""
 
     entry: Entry
-    next_chunk: int | None
+    #: Chunks that take their turn now, and such as have the queue of long ones.
+    next_chunks: list[int]
+    long_chunks: list[int] = field(default_factory=list)
+    #: The rest of a walk.
+    rest: int | None = None
     #: Whether Redis called ids new that were stored.
-    misrouted: bool
+    misrouted: bool = False
 
 
-def commit(runtime: Runtime, job: Import, chunk: Chunk, lines: Lines, lease: Lease) -> Done:
+def commit(work: Work, lines: Lines, ending: Ending) -> Done:
     """Write everything the chunk came to, or nothing, and return its entry.
 
     Raises LeaseLostError where the chunk was taken over or the import no longer runs, Transient, and Terminal where
     the store refuses what passed our checks. A COMMIT whose
     answer was lost is looked up in the rows.
     """
-    with runtime.database.transaction() as tx:
-        if not chunks.is_running(tx, job.id):
+    with work.runtime.database.transaction() as tx:
+        if not chunks.is_running(tx, work.job.id):
             raise LeaseLostError
-    new, suspects = _route(runtime, job, list(lines.firsts.values()))
+    new, suspects = _route(work.runtime, work.job, list(lines.kept.values()))
     try:
-        return _commit_once(runtime, job, chunk, lines, lease, new, suspects)
+        return _commit_once(work, lines, ending, new, suspects)
     except Deadlock:
         # New rows and suspects are two passes over the keys. As one sorted pass the same chunk cannot deadlock with
         # another that does so too.
         log.info("chunk_deadlocked")
-        return _commit_once(runtime, job, chunk, lines, lease, [], [*new, *suspects])
+        return _commit_once(work, lines, ending, [], [*new, *suspects])
 
 
 def _route(runtime: Runtime, job: Import, found: list[Event]) -> tuple[list[Event], list[Event]]:
@@ -211,41 +189,75 @@ def _route(runtime: Runtime, job: Import, found: list[Event]) -> tuple[list[Even
     return new, [event for event, known in zip(with_id, marked, strict=True) if known]
 
 
-def _commit_once(
-    runtime: Runtime,
-    job: Import,
-    chunk: Chunk,
-    lines: Lines,
-    lease: Lease,
-    new: list[Event],
-    suspects: list[Event],
-) -> Done:
+def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], suspects: list[Event]) -> Done:
+    job, chunk, advance = work.job, work.chunk, work.lease.advance
+
+    def write(tx: Tx) -> Done:
+        stored = events.store_events(
+            tx, job, chunk, new=new, suspects=suspects, repeats_of=lines.repeats_of, advance=advance
+        )
+        events.store_rejects(tx, chunk, lines.rejects, advance)
+        counts = lines.counts(stored.fresh, stored.replaced)
+        entry = chunks.finish_chunk(tx, chunk, counts, text_lines=lines.text_lines, end=ending.end, size=ending.size)
+        rest = None
+        if ending.rest and ending.end is not None:
+            after = chunk.number + 1
+            rest = chunks.insert_step(tx, job.id, chunk.source_ordinal, ending.rest, number=after, start=ending.end)
+        if ending.failure:
+            imports.fail_source(tx, job.id, chunk.source_ordinal, ending.failure)
+        # The turn of a long one is none of the window's.
+        following = None if chunk.long else chunks.send_next(tx, job.id)
+        passed = chunks.extend_import(tx, job.id, added=1) if rest else chunks.pass_fence(tx, job.id)
+        if entry is None or not passed:
+            raise LeaseLostError
+        return Done(entry, [following] if following is not None else [], [], rest, stored.misrouted)
+
+    return _settle_commit(work, write)
+
+
+def commit_cut(work: Work, found: Cut) -> Done:
+    """Write what was found out about a source, and the chunks that follow from it. Raises as ``commit`` does."""
+    job, chunk, ordinal = work.job, work.chunk, work.chunk.source_ordinal
+
+    def write(tx: Tx) -> Done:
+        # A gzip of nothing has no chunk that could count its bytes.
+        size = work.source.size if isinstance(found.cut, Ranges) and not found.cut.extent else 0
+        entry = chunks.finish_chunk(tx, chunk, Counts(), size=size)
+        imports.describe_source(tx, job.id, ordinal, layout=found.layout, decoded_size=found.decoded_size)
+        if found.indexes:
+            imports.keep_indexes(tx, job.id, ordinal, found.indexes)
+        after = chunk.number + 1
+        added = chunks.insert_cut(tx, job.id, ordinal, found.cut, number=after, size=work.source.size)
+        following = chunks.send_window(tx, job.id, window=work.runtime.settings.window, least=0 if chunk.long else 1)
+        long = chunks.long_steps(tx, job.id, ordinal)
+        if not chunks.extend_import(tx, job.id, added=added) or entry is None:
+            raise LeaseLostError
+        return Done(entry, following, long)
+
+    return _settle_commit(work, write)
+
+
+def _settle_commit(work: Work, write: Callable[[Tx], Done]) -> Done:
+    """Run a chunk's last transaction, and find out about a COMMIT whose answer was lost."""
     done: Done | None = None
     try:
-        with runtime.database.transaction() as tx:
-            stored = events.store_events(
-                tx, job, chunk, new=new, suspects=suspects, repeats_of=lines.repeats_of, advance=lease.advance
-            )
-            events.store_rejects(tx, chunk, lines.rejects, lease.advance)
-            entry = chunks.finish_chunk(tx, chunk, lines.counts(stored.fresh))
-            if entry is None:
-                raise LeaseLostError
-            done = Done(entry, chunks.send_next(tx, job.id), stored.misrouted)
-            if not chunks.pass_fence(tx, job.id):
-                raise LeaseLostError
+        with work.runtime.database.transaction() as tx:
+            done = write(tx)
     except CommitUnknown:
-        with runtime.database.transaction() as tx:
-            if done is None or not chunks.is_committed(tx, chunk):
+        with work.runtime.database.transaction() as tx:
+            if done is None or not chunks.is_committed(tx, work.chunk):
                 raise
     return done
 
 
-def _pass_on(runtime: Runtime, job: Import, done: Done) -> None:
+def _pass_on(work: Work, done: Done) -> None:
     """After the commit: all of this may be lost, and the sweep makes good for it."""
-    counts = done.entry.counts
+    runtime, job, counts = work.runtime, work.job, done.entry.counts
     log.info(
         "chunk_loaded",
+        kind=work.chunk.kind,
         imported=counts.imported,
+        replaced=counts.replaced,
         duplicates=counts.duplicates,
         rejected=counts.rejected,
         misrouted=done.misrouted,
@@ -254,8 +266,36 @@ def _pass_on(runtime: Runtime, job: Import, done: Done) -> None:
         _enforce_reject_limit(runtime, job)
     runtime.progress.write(job.id, done.entry)
     settle_import(runtime, job.id)  # forgets the progress, so it comes after
-    if done.next_chunk is not None:
-        runtime.dispatch.load_chunk(done.next_chunk)
+    send(runtime, done.next_chunks, done.long_chunks)
+
+
+def _fail_source(runtime: Runtime, chunk: Chunk, error: SourceFailed) -> None:
+    """End the chunk's source, and its other chunks with it; the others go on, and this chunk's turn is theirs."""
+    try:
+        with runtime.database.transaction() as tx:
+            following = _close_source(tx, runtime, chunk, error)
+    except LeaseLostError:
+        _release(runtime, chunk, delay_seconds=0, attempt_counts=False)
+    except PenstockError as failure:
+        log.warning("source_not_failed", error=str(failure))  # whoever takes the chunk next finds the same
+        _release(runtime, chunk, delay_seconds=delay_after(chunk.attempts))
+    else:
+        log.warning("source_failed", code=error.code, reason=str(error))
+        settle_import(runtime, chunk.import_id)
+        send(runtime, following)
+
+
+def _close_source(tx: Tx, runtime: Runtime, chunk: Chunk, error: SourceFailed) -> list[int]:
+    """Return the chunks that follow. Raises LeaseLostError where the chunk is another's, or its import has ended."""
+    if not chunks.holds_chunk(tx, chunk):
+        raise LeaseLostError
+    imports.fail_source(tx, chunk.import_id, chunk.source_ordinal, error)
+    chunks.close_source(tx, chunk)
+    least = 0 if chunk.long else 1
+    following = chunks.send_window(tx, chunk.import_id, window=runtime.settings.window, least=least)
+    if not chunks.pass_fence(tx, chunk.import_id):
+        raise LeaseLostError
+    return following
 
 
 def _enforce_reject_limit(runtime: Runtime, job: Import) -> None:

@@ -1,28 +1,28 @@
-"""Look at an import's source, pin it, and cut it into chunks."""
+"""Find an import's objects, pin them, and cut the one, or say that each of many is to be looked at."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 
 from common.errors import PenstockError, Terminal, Transient
 from common.ledger import chunks, imports
-from common.model.chunks import MOST_LINES
-from common.model.imports import Plan
+from common.model.imports import IfSeen, Plan
 from common.model.sources import Source
-from common.objects import Objects
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
+from workers.imports.finding import find_sources
+from workers.imports.look import look_at
 from workers.imports.retrying import delay_after
+from workers.imports.sending import send
 from workers.imports.settle import fail_import, settle_import
-from workers.imports.shape import SAMPLE_BYTES, check_shape
+from workers.imports.work import Cut
 
 log = get_logger(__name__)
 
-#: A plan has the time of so many leases at once: it moves no bytes that could renew it, and looks at S3 twice, five
-#: tries of up to 15 s each.
+#: A plan has the time of so many leases at once: one look at S3 is up to five tries of 15 s each.
 LEASES = 6
 
 
@@ -41,8 +41,10 @@ def plan_import(runtime: Runtime, import_id: str) -> None:
     with _outcome_in_row(runtime, plan, attempt):
         if attempt > runtime.settings.chunk_attempts:
             raise _worn_out(attempt)
-        for number, chunk_id in enumerate(_commit_plan(runtime, plan, *_look_at(runtime, plan))):
-            runtime.dispatch.load_chunk(chunk_id, first=number == 0)
+        sources = _pin_sources(runtime, plan)
+        look = _look(runtime, plan, sources)
+        following, long = _commit_plan(runtime, plan, sources, look)
+        send(runtime, following, long, first=True)
         settle_import(runtime, import_id)  # an empty object has no chunk that could ask for it
 
 
@@ -77,39 +79,78 @@ def _release(runtime: Runtime, plan: Plan, attempt: int) -> None:
         log.warning("plan_not_released", error=str(error))  # its lease ends by itself
 
 
-def _look_at(runtime: Runtime, plan: Plan) -> tuple[Source, int]:
-    """Pin the object, refuse one of the wrong shape before anything is loaded, and choose the size of its chunks."""
-    objects = runtime.objects_of(plan.job)
-    source = objects.pin(plan.job.source)
-    sample = _sample(objects, source)
-    check_shape(sample)
-    return source, chunk_bytes(sample, most=runtime.settings.chunk_bytes)
+class _Lease:
+    """The claim on a plan, lengthened as pages of a listing come in."""
+
+    def __init__(self, runtime: Runtime, plan: Plan) -> None:
+        self._runtime, self._plan = runtime, plan
+        self._seconds = LEASES * runtime.settings.lease_seconds
+        self._renew_at = time.monotonic() + self._seconds / LEASES
+
+    def advance(self) -> None:
+        if time.monotonic() < self._renew_at:
+            return
+        with self._runtime.database.transaction() as tx:
+            if not imports.renew_plan(tx, self._plan, lease_seconds=self._seconds):
+                raise _LeaseLostError
+        self._renew_at = time.monotonic() + self._seconds / LEASES
 
 
-def _sample(objects: Objects, source: Source) -> bytes:
-    pieces = objects.read_from(source, 0, min(SAMPLE_BYTES, source.size))
-    return b"".join(islice(pieces, 1))[:SAMPLE_BYTES]
+def _pin_sources(runtime: Runtime, plan: Plan) -> list[Source]:
+    """Find the import's objects, and refuse such as were imported before where that is asked for."""
+    job, lease = plan.job, _Lease(runtime, plan)
+    sources = find_sources(
+        runtime.objects_of(job),
+        job.source,
+        declared=job.format,
+        most=runtime.settings.max_objects,
+        advance=lease.advance,
+    )
+    with runtime.database.transaction() as tx:
+        previous = imports.note_previous(tx, job.id, sources)
+    if previous and job.if_seen is IfSeen.REFUSE:
+        raise _imported_before(previous)
+    return sources
 
 
-def chunk_bytes(sample: bytes, *, most: int) -> int:
-    """Return the bytes of a chunk, given the object's first ones: fewer than ``most`` where lines are very short."""
-    mean = len(sample) / (sample.count(b"\n") + 1)
-    return max(min(most, round(mean * MOST_LINES)), 1)
+def _look(runtime: Runtime, plan: Plan, sources: list[Source]) -> Cut | None:
+    """Look at the one object of an import: one of the wrong shape is refused before anything is loaded."""
+    if len(sources) > 1:
+        return None
+    objects, most = runtime.objects_of(plan.job), runtime.settings.chunk_bytes
+    return look_at(objects, sources[0], plan.job, chunk_bytes=most)
 
 
-def _commit_plan(runtime: Runtime, plan: Plan, source: Source, size: int) -> list[int]:
-    """Write source, chunks and the step to running at once; return the chunks to send."""
+def _commit_plan(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut | None) -> tuple[list[int], list[int]]:
+    """Write sources, chunks and the step to running at once; return the chunks to send, and the long ones.
+
+    An import of one object has been looked at: one of the wrong shape has failed by now. Of many objects each is looked
+    at by a chunk of its own, side by side, and one of the wrong shape does not keep the others out.
+    """
     settings, job = runtime.settings, plan.job
     with runtime.database.transaction() as tx:
-        imports.pin_source(tx, job.id, 0, source)
-        count = chunks.insert_chunks(tx, job.id, 0, size=source.size, chunk_bytes=size, window=settings.window)
-        if not imports.start_import(tx, plan, bytes_total=source.size, chunks_total=count):
+        imports.pin_sources(tx, job.id, sources)
+        if look:
+            imports.describe_source(tx, job.id, 0, layout=look.layout)
+            count = chunks.insert_cut(tx, job.id, 0, look.cut, number=0, size=sources[0].size)
+        else:
+            count = len(sources)
+            chunks.insert_looks(tx, job.id, count)
+        size = sum(source.size for source in sources)
+        following = chunks.send_window(tx, job.id, window=settings.window, least=1)
+        long = chunks.long_steps(tx, job.id, 0)
+        if not imports.start_import(tx, plan, bytes_total=size, chunks_total=count):
             raise _LeaseLostError
-        return chunks.first_window(tx, job.id)
+        return following, long
 
 
 class _LeaseLostError(Exception):
     """Another planner has the import, or it ended: what was written here is rolled back."""
+
+
+def _imported_before(import_id: str) -> Terminal:
+    text = f"Import {import_id} has taken this very object already, and completed. Nothing was imported."
+    return Terminal("already_imported", text)
 
 
 def _worn_out(attempt: int) -> Terminal:

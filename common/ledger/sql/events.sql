@@ -61,6 +61,59 @@ WITH placed AS (
 )
 SELECT count(*) FILTER (WHERE fresh) AS fresh FROM placed
 
+-- name: insert_or_lock_suspects
+-- Of an import that replaces: stores suspects whose id is free, and locks the rows in the place of the others. A locked
+-- row does not change any more, so the next statement sees whose it was. ON CONFLICT DO UPDATE alone does not tell
+-- (RETURNING knows a row as it was from Postgres 18 on), and a look of before may be outdated: another chunk of this
+-- import may have come between, and the line would count twice. The price, against one pass that counts wrongly: the
+-- second upload of the same 40,000 events took 1.5 to 2 times as long.
+-- One pass over the keys in their order, whether free or not, so that writers wait for each other in one order only.
+-- WHERE false: the row is locked, but not written, and not returned.
+-- What is known to stand behind its suspect needs no lock: under this rule a row's position only grows.
+WITH inserted AS (
+    INSERT INTO events AS e
+        (collection_id, event_id, import_number, source_ordinal, byte_offset, time, odd, payload)
+    SELECT %(collection_id)s, s.event_id, %(import_number)s, %(source_ordinal)s, s.byte_offset, s.time, s.odd,
+           s.payload::json
+    FROM suspects AS s
+    LEFT JOIN LATERAL (
+        SELECT k.event_id, k.import_number, k.source_ordinal, k.byte_offset
+        FROM events AS k
+        WHERE k.collection_id = %(collection_id)s AND k.event_id = s.event_id
+        LIMIT 1) AS known ON true
+    WHERE known.event_id IS NULL
+       OR (known.import_number, known.source_ordinal, known.byte_offset)
+          < (%(import_number)s, %(source_ordinal)s, s.byte_offset)
+    ORDER BY s.event_id
+    ON CONFLICT ON CONSTRAINT events_identity DO UPDATE SET odd = e.odd WHERE false
+    RETURNING 1
+)
+SELECT count(*) AS fresh FROM inserted
+
+-- name: replace_locked
+-- Suspects take the place of the rows, locked by now, that stand before them: of earlier imports, or of this one.
+-- As an INSERT, since that looks each row up by its key on every version; an UPDATE .. FROM may be planned as a join.
+WITH later AS MATERIALIZED (
+    SELECT s.event_id, s.byte_offset, s.time, s.odd, s.payload, known.import_number AS former
+    FROM suspects AS s
+    CROSS JOIN LATERAL (
+        SELECT k.import_number, k.source_ordinal, k.byte_offset
+        FROM events AS k
+        WHERE k.collection_id = %(collection_id)s AND k.event_id = s.event_id
+        LIMIT 1) AS known
+    WHERE (known.import_number, known.source_ordinal, known.byte_offset)
+          < (%(import_number)s, %(source_ordinal)s, s.byte_offset)
+), placed AS (
+    INSERT INTO events AS e
+        (collection_id, event_id, import_number, source_ordinal, byte_offset, time, odd, payload)
+    SELECT %(collection_id)s, event_id, %(import_number)s, %(source_ordinal)s, byte_offset, time, odd, payload::json
+    FROM later
+    ON CONFLICT ON CONSTRAINT events_identity DO UPDATE
+        SET import_number = excluded.import_number, source_ordinal = excluded.source_ordinal,
+            byte_offset = excluded.byte_offset, time = excluded.time, odd = excluded.odd, payload = excluded.payload
+)
+SELECT count(*) FILTER (WHERE former < %(import_number)s) AS replaced FROM later
+
 -- name: count_owners
 -- For each other import that owns rows our suspects met: how many lines were dropped for it.
 SELECT e.import_number AS owner_number, sum(s.lines)::bigint AS lines

@@ -12,3 +12,9 @@ SELECT fingerprint, import_id FROM idempotency_keys WHERE project_id = %(project
 
 -- name: delete_old_idempotency_keys
 DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
+
+-- name: forget_key_of_broken_upload
+-- Whose body never came to its end was never told that it made an import.
+DELETE FROM idempotency_keys AS k
+USING uploads AS u
+WHERE k.import_id = %(import_id)s AND u.import_id = k.import_id AND u.done_at IS NULL

@@ -20,15 +20,18 @@ GROUP BY project_id
 SELECT import_limit FROM projects WHERE id = %(project_id)s
 
 -- name: ensure_collection
--- Does nothing, but for a lock on the row, where the collection exists; DO NOTHING would return no id.
-INSERT INTO collections (project_id, name)
-VALUES (%(project_id)s, %(name)s)
-ON CONFLICT (project_id, name) DO UPDATE SET name = excluded.name
-RETURNING id
+-- A collection has the mapping of the import that made it, or of the first one since collections have any: the lock on
+-- the row decides which that is. Where there is one this changes nothing; DO NOTHING would return no row.
+INSERT INTO collections AS l (project_id, name, mapping)
+VALUES (%(project_id)s, %(name)s, %(mapping)s)
+ON CONFLICT (project_id, name) DO UPDATE SET mapping = coalesce(l.mapping, excluded.mapping)
+RETURNING id, mapping
 
 -- name: insert_import
-INSERT INTO imports (id, project_id, collection_id, api_key_id, source, mapping, max_rejects)
-VALUES (%(id)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(source)s, %(mapping)s, %(max_rejects)s)
+INSERT INTO imports (id, project_id, collection_id, api_key_id, source, mapping, max_rejects, format, compression,
+                     if_seen)
+VALUES (%(id)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(source)s, %(mapping)s, %(max_rejects)s,
+        %(format)s, %(compression)s, %(if_seen)s)
 
 -- name: insert_secret
 INSERT INTO import_secrets (import_id, sealed, expires_at)
@@ -38,7 +41,8 @@ VALUES (%(import_id)s, %(sealed)s, now() + make_interval(days => %(days)s))
 SELECT sealed FROM import_secrets WHERE import_id = %(import_id)s AND expires_at > now()
 
 -- name: read_import
-SELECT id, number, project_id, collection_id, state, created_at, source, mapping, max_rejects
+SELECT id, number, project_id, collection_id, state, created_at, source, mapping, max_rejects, format, compression,
+       if_seen
 FROM imports
 WHERE id = %(import_id)s
 
@@ -64,7 +68,7 @@ SET state = 'planning',
 FROM claimable
 WHERE i.id = claimable.id
 RETURNING i.id, i.number, i.project_id, i.collection_id, i.state, i.created_at, i.source, i.mapping, i.max_rejects,
-          i.lease_token, i.attempts, claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
+          i.format, i.compression, i.if_seen, i.lease_token, i.attempts, claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
 
 -- name: release_plan
 -- Gives a plan back after a failure that passes; the sweep sends it again from not_before on.
@@ -74,14 +78,63 @@ SET lease_expires_at = now(), not_before = now() + make_interval(secs => %(delay
     holder_pid = NULL, holder_started = NULL
 WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
 
--- name: insert_source
+-- name: insert_sources
 INSERT INTO sources (import_id, ordinal, bucket, key, region, size, etag)
-VALUES (%(import_id)s, %(ordinal)s, %(bucket)s, %(key)s, %(region)s, %(size)s, %(etag)s)
+SELECT %(import_id)s, ordinal - 1, bucket, key, region, size, etag
+FROM unnest(%(buckets)s::text[], %(keys)s::text[], %(regions)s::text[], %(sizes)s::bigint[], %(etags)s::text[])
+     WITH ORDINALITY AS s (bucket, key, region, size, etag, ordinal)
 
 -- name: read_source
-SELECT bucket, key, region, size, etag
+SELECT bucket, key, region, size, etag, layout, decoded_size
 FROM sources
 WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s
+
+-- name: describe_source
+UPDATE sources
+SET layout = coalesce(%(layout)s, layout), decoded_size = coalesce(%(decoded_size)s, decoded_size)
+WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s
+
+-- name: insert_indexes
+INSERT INTO source_indexes (import_id, ordinal, start_offset, content)
+SELECT %(import_id)s, %(ordinal)s, start_offset, content
+FROM unnest(%(starts)s::bigint[], %(contents)s::bytea[]) AS s (start_offset, content)
+
+-- name: read_index
+SELECT content
+FROM source_indexes
+WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s AND start_offset <= %(offset)s
+ORDER BY start_offset DESC
+LIMIT 1
+
+-- name: delete_indexes
+DELETE FROM source_indexes WHERE import_id = %(import_id)s
+
+-- name: fail_source
+-- Once: whoever comes second finds the source failed and its chunks closed.
+UPDATE sources
+SET error_code = %(code)s, error_message = %(message)s
+WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s AND error_code IS NULL
+RETURNING ordinal
+
+-- name: note_previous
+-- The latest import of the collection that completed and took one of these very objects.
+UPDATE imports AS mine
+SET previous_import = (
+    SELECT i.id
+    FROM unnest(%(buckets)s::text[], %(keys)s::text[], %(etags)s::text[]) AS o (bucket, key, etag)
+    JOIN sources AS s ON s.bucket = o.bucket AND s.key = o.key AND s.etag = o.etag
+    JOIN imports AS i ON i.id = s.import_id
+    WHERE i.collection_id = mine.collection_id AND i.state IN ('completed', 'completed_with_errors')
+    ORDER BY i.number DESC
+    LIMIT 1)
+WHERE mine.id = %(import_id)s
+RETURNING previous_import
+
+-- name: renew_plan
+UPDATE imports
+SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
+WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
+RETURNING id
 
 -- name: start_import
 -- The plan's commit: no row where another planner holds the lease, or the import was ended meanwhile.
@@ -92,16 +145,22 @@ RETURNING id
 
 -- name: settle_import
 -- The last one out turns off the light, and anybody may try: the state makes it happen once. Whether there were too
--- many rejects is decided here too: who noticed it first may have died, or be late.
+-- many rejects is decided here too: who noticed it first may have died, or be late. An object that could not be read
+-- has waited for the others until here.
 UPDATE imports AS i
 SET (state, error_code, error_message) = (
-        SELECT CASE WHEN sum(c.rejected) > i.max_rejects THEN 'failed'
-                    WHEN sum(c.rejected) > 0 THEN 'completed_with_errors'
+        SELECT CASE WHEN f.code IS NOT NULL THEN 'failed' WHEN t.rejected > 0 THEN 'completed_with_errors'
                     ELSE 'completed' END,
-               CASE WHEN sum(c.rejected) > i.max_rejects THEN %(code)s END,
-               CASE WHEN sum(c.rejected) > i.max_rejects THEN %(message)s END
-        FROM chunks AS c
-        WHERE c.import_id = i.id),
+               f.code, f.message
+        FROM (SELECT sum(c.rejected) AS rejected FROM chunks AS c WHERE c.import_id = i.id) AS t
+        LEFT JOIN LATERAL (
+            SELECT %(code)s, %(message)s, -1 WHERE t.rejected > i.max_rejects
+            UNION ALL
+            SELECT error_code, error_message, ordinal
+            FROM sources
+            WHERE import_id = i.id AND error_code IS NOT NULL
+            ORDER BY 3
+            LIMIT 1) AS f (code, message) ON true),
     finished_at = now()
 WHERE i.id = %(import_id)s
   AND i.state = 'running'
@@ -127,7 +186,7 @@ RETURNING project_id
 -- the end had to wait for.
 UPDATE imports
 SET (bytes_done, lines, imported, replaced, duplicates, rejected, blank) = (
-    SELECT coalesce(sum(end_offset - start_offset), 0), coalesce(sum(lines), 0), coalesce(sum(imported), 0),
+    SELECT coalesce(sum(coalesce(bytes, end_offset - start_offset)), 0), coalesce(sum(lines), 0), coalesce(sum(imported), 0),
            coalesce(sum(replaced), 0), coalesce(sum(duplicates), 0), coalesce(sum(rejected), 0), coalesce(sum(blank), 0)
     FROM chunks AS c
     WHERE c.import_id = %(import_id)s AND c.state = 'done')
@@ -149,7 +208,8 @@ GROUP BY i.id
 
 -- name: read_status
 SELECT i.id, i.number, i.state, l.name AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
-       now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message, i.api_key_id,
+       now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message, i.api_key_id, i.project_id,
+       i.format, i.compression, i.previous_import,
        i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
        (SELECT count(*) FROM chunks AS c
         WHERE c.import_id = i.id AND c.state = 'leased' AND i.state = 'running') AS chunks_running,
@@ -174,22 +234,44 @@ ORDER BY number DESC
 LIMIT %(limit)s + 1
 
 -- name: list_errors
--- Rejected lines in the order of the file, from a position on. The line's index in the file is known once every
--- earlier chunk of its source is done; until then the line is counted and not yet listed (no index is ever wrong).
+-- Rejected lines in the order of the objects and their lines, from a position on. The line's index in its object is
+-- known once every earlier chunk is done; until then it is counted and not yet listed (no index is ever wrong, and
+-- nothing turns up before the position of who reads page by page).
 WITH positions AS (
-    SELECT id, number, start_offset,
-           (sum(lines) OVER earlier - lines)::bigint AS first_line,
+    SELECT id, number, source_ordinal,
+           (sum(coalesce(text_lines, lines)) OVER within - coalesce(text_lines, lines))::bigint AS first_line,
            bool_and(state = 'done') OVER earlier AS known
     FROM chunks
     WHERE import_id = %(import_id)s
-    WINDOW earlier AS (PARTITION BY source_ordinal ORDER BY number)
+    WINDOW earlier AS (ORDER BY number), within AS (PARTITION BY source_ordinal ORDER BY number)
 )
-SELECT p.number AS chunk, r.line, p.first_line + r.line AS index, r.byte_offset, r.length, r.code
+SELECT p.number AS chunk, r.line, s.key, p.first_line + r.line AS index, r.byte_offset, r.length, r.code
 FROM positions AS p
 JOIN rejects AS r ON r.chunk_id = p.id
+JOIN sources AS s ON s.import_id = %(import_id)s AND s.ordinal = p.source_ordinal
 WHERE p.known AND (p.number, r.line) > (%(after_chunk)s, %(after_line)s)
 ORDER BY p.number, r.line
 LIMIT %(limit)s + 1
+
+-- name: read_objects
+-- An import's first objects, as its planner and those who looked at them left them.
+SELECT s.key, s.size, s.layout, s.error_code, s.error_message,
+       EXISTS (SELECT FROM chunks AS c
+               WHERE c.import_id = s.import_id AND c.source_ordinal = s.ordinal AND c.state <> 'done') AS open
+FROM sources AS s
+WHERE s.import_id = %(import_id)s
+ORDER BY s.ordinal
+LIMIT %(limit)s
+
+-- name: count_pieces
+SELECT count(*) AS total, count(s.error_code) AS failed,
+       count(*) FILTER (WHERE s.error_code IS NULL AND o.source_ordinal IS NULL) AS completed,
+       array_agg(DISTINCT s.layout ->> 'format') FILTER (WHERE s.layout IS NOT NULL) AS formats,
+       array_agg(DISTINCT s.layout ->> 'compression') FILTER (WHERE s.layout IS NOT NULL) AS compressions
+FROM sources AS s
+LEFT JOIN (SELECT DISTINCT source_ordinal FROM chunks WHERE import_id = %(import_id)s AND state <> 'done') AS o
+       ON o.source_ordinal = s.ordinal
+WHERE s.import_id = %(import_id)s
 
 -- name: send_plans_again
 -- Pending imports whose message was lost, and plans whose planner is gone. SKIP LOCKED: being claimed is being well.

@@ -21,18 +21,19 @@ SELECT pg_terminate_backend(pid) FROM expired
 
 -- name: is_work_waiting
 -- Whether any worker could start something: a plan, or a chunk of a running import's window, due and held by nobody.
+-- Or whether any walker could: a long chunk. Long ones and all others have windows, and queues, of their own.
 -- Of the window only: chunks behind it wait for those before them, and a worker may well have none to do. Every worker
 -- asks all the time, so what a dead worker holds counts from the end of its lease on: asked whether its backend lives,
 -- 100 imports with 800 chunks in work took 12 ms; so 0.7.
 SELECT EXISTS (
            SELECT FROM imports
-           WHERE not_before <= now() AND (state = 'pending' OR state = 'planning' AND lease_expires_at < now()))
+           WHERE NOT %(long)s AND not_before <= now() AND (state = 'pending' OR state = 'planning' AND lease_expires_at < now()))
     OR EXISTS (
            SELECT FROM imports AS i
            CROSS JOIN LATERAL (
                SELECT state, not_before, lease_expires_at
                FROM chunks
-               WHERE import_id = i.id AND state <> 'done'
+               WHERE import_id = i.id AND state <> 'done' AND long = %(long)s
                ORDER BY number
                LIMIT %(window)s) AS c
            WHERE i.state = 'running'
@@ -40,11 +41,11 @@ SELECT EXISTS (
              AND (c.state = 'waiting' OR c.lease_expires_at < now())) AS waiting
 
 -- name: count_due
--- How many plans and chunks any worker could start: as above, and what a dead worker holds. As many messages should be
--- in the queue.
+-- How many plans and chunks any worker could start, or how many long chunks any walker: as above, and what a dead worker
+-- holds. As many messages should be in their queues.
 SELECT (SELECT count(*)
         FROM imports
-        WHERE not_before <= now()
+        WHERE NOT %(long)s AND not_before <= now()
           AND (state = 'pending'
                OR state = 'planning' AND (lease_expires_at < now() OR NOT holder_lives(holder_pid, holder_started))))
      + (SELECT count(*)
@@ -52,10 +53,15 @@ SELECT (SELECT count(*)
         CROSS JOIN LATERAL (
             SELECT state, not_before, lease_expires_at, holder_pid, holder_started
             FROM chunks
-            WHERE import_id = i.id AND state <> 'done'
+            WHERE import_id = i.id AND state <> 'done' AND long = %(long)s
             ORDER BY number
             LIMIT %(window)s) AS c
         WHERE i.state = 'running'
           AND c.not_before <= now()
           AND (c.state = 'waiting'
                OR c.lease_expires_at < now() OR NOT holder_lives(c.holder_pid, c.holder_started))) AS due
+
+-- name: is_walked
+-- Whether a long chunk, of whatever import, is in work.
+SELECT EXISTS (
+    SELECT FROM chunks WHERE state = 'leased' AND long AND holder_lives(holder_pid, holder_started)) AS walked

@@ -11,7 +11,9 @@ from flask.testing import FlaskClient
 
 from api.callers import QUERY, create_key
 from api.connect import render
+from common.ledger import imports
 from common.model.chunks import Counts
+from common.model.formats import Compression, Format
 from common.model.imports import ImportState, ImportStatus, Progress
 from common.model.mapping import Mapping
 from common.model.rejects import LineError, RejectCode
@@ -45,7 +47,7 @@ def test_the_seeds_reply_is_rendered_to_the_letter() -> None:
         error=None,
         history=(),
     )
-    errors = [LineError((0, 0), index, 0, 1, RejectCode.INVALID_JSON) for index in (9951, 45930)]
+    errors = [LineError((0, 0), "purchases.json", index, 0, 1, RejectCode.INVALID_JSON) for index in (9951, 45930)]
 
     found = render.import_status(status, errors)
 
@@ -66,6 +68,18 @@ def test_the_seeds_request_starts_an_import_and_the_location_tells_of_it(
     assert (document["collection"], document["status"], document["percentComplete"]) == ("purchases", "pending", 0)
     assert (document["started"], document["finished"], document["error"]) == (None, None, None)
     assert "ACCESS_KEY" not in found.text
+
+
+def test_a_path_names_one_object_of_uncompressed_lines_whatever_it_looks_like(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    asked = {**json.loads(seed.REQUEST), "s3Path": "s3://mybucket/a*b?.csv.gz"}
+    answer = client.post("/event-import", data=json.dumps(asked), headers=headers(stage, key))
+    with stage.runtime.database.transaction() as tx:
+        job = imports.read_import(tx, answer.headers["Location"].rsplit("/", 1)[1])
+
+    assert job.source == SourceRef("mybucket", "a*b?.csv.gz")
+    assert (job.format, job.compression) == (Format.NDJSON, Compression.NONE)
 
 
 def test_a_body_is_read_as_json_whatever_type_it_claims(client: FlaskClient, stage: Stage, key: str) -> None:

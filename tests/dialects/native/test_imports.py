@@ -9,12 +9,17 @@ import pytest
 from flask.testing import FlaskClient
 
 from common.errors import Transient
+from common.ledger import imports
 from common.ledger.database import Database
+from common.model.formats import Compression, Format
+from common.model.imports import IfSeen
+from common.model.sources import SourceKind, SourceRef
 from tests.stage import Stage, event, ndjson
 from workers.imports import load
 from workers.imports.plan import plan_import
 
 SECRET = "SECRETCANARY"
+ROLE = "arn:aws:iam::123456789012:role/reader"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -39,7 +44,7 @@ def test_an_import_from_request_to_receipt(client: FlaskClient, stage: Stage, ke
     assert (document["status"], document["startedAt"], document["source"]) == (
         "pending",
         None,
-        {"url": ref.url, "region": "us-east-1"},
+        {"url": ref.url, "type": "object", "region": "us-east-1"},
     )
     plan_import(stage.runtime, document["id"])
     for chunk_id in stage.chunk_ids(document["id"]):
@@ -102,6 +107,15 @@ def test_a_mapping_of_the_callers_own(client: FlaskClient, stage: Stage, key: st
         ({"onError": {"maxErrors": "5"}}, ["onError", "maxErrors"]),
         ({"onError": {"maxErrors": True}}, ["onError", "maxErrors"]),
         ({"format": "xml"}, ["format"]),
+        ({"format": None}, ["format"]),
+        ({"compression": "xz"}, ["compression"]),
+        ({"ifSeen": "maybe"}, ["ifSeen"]),
+        ({"source": {"url": "s3://bucket/k", "type": "folder"}}, ["source", "type"]),
+        ({"source": {"url": "s3://bucket/k", "keys": []}}, ["source", "keys"]),
+        ({"source": {"url": "s3://bucket/k", "keys": "a"}}, ["source", "keys"]),
+        ({"source": {"url": "s3://bucket/k", "keys": [7]}}, ["source", "keys", "0"]),
+        ({"source": {"url": "s3://bucket/k", "keys": ["a"] * 1001}}, ["source", "keys"]),
+        ({"source": {"url": "s3://bucket/k", "roleArn": ""}}, ["source", "roleArn"]),
     ],
 )
 def test_a_request_that_is_not_valid_names_the_field(
@@ -126,6 +140,15 @@ def test_a_request_that_is_not_valid_names_the_field(
         ({"url": "s3://bucket/key", "region": "evil.example/"}, "invalid_source_url", "source.url"),
         ({"url": "s3://bucket/key"}, "credentials_required", "source.accessKeyId"),
         ({"url": "s3://bucket/key", "accessKeyId": "a"}, "credentials_incomplete", "source.secretAccessKey"),
+        ({"url": "s3://bucket/key", "roleArn": "reader"}, "invalid_role", "source.roleArn"),
+        ({"url": "s3://bucket/key", "roleArn": ROLE, "accessKeyId": "a"}, "credentials_and_role", "source.roleArn"),
+        ({"url": "s3://bucket/key", "roleArn": ROLE, "sessionToken": "a"}, "credentials_and_role", "source.roleArn"),
+        ({"url": "s3://bucket/dir/", "type": "object"}, "invalid_source_url", "source.url"),
+        ({"url": "s3://bucket/", "type": "manifest"}, "invalid_source_url", "source.url"),
+        ({"url": "s3://bucket/key", "keys": ["a"]}, "invalid_source_url", "source.url"),
+        ({"url": "s3://bucket", "keys": ["a", "../b"]}, "invalid_source_url", "source.keys.1"),
+        ({"url": "s3://bucket", "keys": ["s3://other/a"]}, "invalid_source_url", "source.keys.0"),
+        ({"url": "s3://bucket/", "type": "prefix", "keys": ["a"]}, "keys_without_manifest", "source.type"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_refused_with_its_reason(
@@ -135,6 +158,72 @@ def test_a_source_that_cannot_be_read_is_refused_with_its_reason(
 
     assert answer.status_code == 422
     assert (answer.get_json()["code"], answer.get_json()["field"]) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown", "stored"),
+    [
+        ({"url": "s3://bucket/in/"}, "prefix", SourceRef("bucket", "in/", kind=SourceKind.PREFIX)),
+        ({"url": "s3://bucket"}, "prefix", SourceRef("bucket", "", kind=SourceKind.PREFIX)),
+        ({"url": "s3://bucket/in/**/*.csv"}, "glob", SourceRef("bucket", "in/**/*.csv", kind=SourceKind.GLOB)),
+        ({"url": "s3://bucket/a*b", "type": "object"}, "object", SourceRef("bucket", "a*b")),
+        (
+            {"url": "s3://bucket/keys.gz", "type": "manifest"},
+            "manifest",
+            SourceRef("bucket", "keys.gz", kind=SourceKind.MANIFEST),
+        ),
+        (
+            {"url": "s3://bucket/in/", "keys": ["b", "a"]},
+            "manifest",
+            SourceRef("bucket", "in/", kind=SourceKind.MANIFEST, keys=("in/a", "in/b")),
+        ),
+        (
+            {"url": "https://bucket.s3.eu-west-1.amazonaws.com/a%20b"},
+            "object",
+            SourceRef("bucket", "a b", region="eu-west-1"),
+        ),
+    ],
+)
+def test_every_form_of_a_source_is_taken_and_shown_with_its_type(
+    client: FlaskClient, stage: Stage, key: str, source: dict[str, Any], shown: str, stored: SourceRef
+) -> None:
+    keys = {"accessKeyId": "AK", "secretAccessKey": SECRET}
+    answer = client.post("/api/imports", json={"collection": "c", "source": {**source, **keys}}, headers=bearer(key))
+    document = answer.get_json()
+
+    assert answer.status_code == 201
+    assert document["source"] == {"url": stored.url, "type": shown, "region": stored.region}
+    assert stage.status(document["id"]).source == stored
+
+
+def test_a_role_is_shown_with_the_external_id_of_the_project_and_seals_nothing(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    asked = {"collection": "c", "source": {"url": "s3://bucket/key", "roleArn": ROLE}}
+    document = client.post("/api/imports", json=asked, headers=bearer(key)).get_json()
+
+    assert document["source"]["roleArn"] == ROLE
+    assert document["source"]["externalId"] == stage.caller.project_id
+    assert stage.query("SELECT sealed FROM import_secrets WHERE import_id = %(id)s", id=document["id"]) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "stored"),
+    [
+        ({}, (None, None, IfSeen.IMPORT)),
+        ({"format": "auto", "compression": "auto", "ifSeen": "import"}, (None, None, IfSeen.IMPORT)),
+        ({"format": "csv", "compression": "gzip", "ifSeen": "refuse"}, (Format.CSV, Compression.GZIP, IfSeen.REFUSE)),
+        ({"format": "ndjson", "compression": "none"}, (Format.NDJSON, Compression.NONE, IfSeen.IMPORT)),
+    ],
+)
+def test_what_is_declared_of_the_objects_reaches_the_engine(
+    client: FlaskClient, stage: Stage, key: str, more: dict[str, str], stored: tuple[Any, ...]
+) -> None:
+    document = client.post("/api/imports", json=request("s3://bucket/key", **more), headers=bearer(key)).get_json()
+    with stage.runtime.database.transaction() as tx:
+        job = imports.read_import(tx, document["id"])
+
+    assert (job.format, job.compression, job.if_seen) == stored
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b"7", b'{"a":NaN}', b"\xff\xfe", b"[" * 10_000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.model.chunks import Counts, Entry, count_chunks
-from common.model.imports import ImportState, ImportStatus, Progress, sum_progress
-from common.model.mapping import Mapping
+from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
+from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.sources import SourceRef
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,6 +64,48 @@ def test_the_rate_is_that_of_the_last_seconds_and_afterwards_of_the_whole_run() 
     assert ended.events_per_second == 250
     assert replace(STATUS, started_at=None).events_per_second == 0
     assert replace(ended, finished_at=START).events_per_second == 0
+
+
+def test_events_that_took_the_place_of_others_are_work_too() -> None:
+    entries = [Entry(n, 9, Counts(10, 1, 9), 100) for n in range(2)]
+    progress = sum_progress(entries, now_ms=0)
+    ended = replace(STATUS, progress=progress, state=ImportState.COMPLETED, finished_at=START + timedelta(seconds=4))
+
+    assert progress.imported_lately == 20
+    assert ended.events_per_second == 5
+
+
+def test_the_mapping_of_an_import_is_the_collections_where_the_request_names_nothing() -> None:
+    collections = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False)
+    asked = ImportSpec("c", SourceRef("b", "k"), Mapping(("order",)))
+
+    assert asked.mapping_within(collections) == asked.mapping
+    assert replace(asked, named=frozenset()).mapping_within(collections) == collections
+    named = frozenset({"id_names", "on_duplicate"})
+    assert replace(asked, named=named).mapping_within(collections) == replace(
+        collections, id_names=("order",), on_duplicate=OnDuplicate.KEEP
+    )
+
+
+@given(st.sets(st.frozensets(st.sampled_from([field.name for field in fields(Mapping)])), min_size=2))
+def test_requests_that_name_different_parts_of_a_mapping_are_different(ways: set[frozenset[str]]) -> None:
+    other = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False)
+    texts = set()
+    for named in ways:
+        for mapping in (Mapping(), replace(Mapping(), **{name: getattr(other, name) for name in named})):
+            texts.add(ImportSpec("c", SourceRef("b", "k"), mapping, named=named).as_asked())
+
+    assert len(texts) == 2 * len(ways) - (frozenset() in ways)
+
+
+def test_a_request_of_before_collections_had_a_mapping_is_the_same_text() -> None:
+    asked = ImportSpec("c", SourceRef("b", "k"), Mapping(("id",), ("timestamp",)))
+
+    for spec in (asked, replace(asked, named=frozenset({"id_names", "time_names"}))):
+        assert spec.as_asked() == (
+            'import {"collection": "c", "mapping": {"id_names": ["id"], "time_names": ["timestamp"]},'
+            ' "source": {"bucket": "b", "key": "k"}}'
+        )
 
 
 def test_the_time_left_follows_the_pace_so_far() -> None:

@@ -1,0 +1,114 @@
+"""A source's bytes, once decompressed, from a place on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol
+
+from common.ledger import imports
+from common.model.formats import Compression
+from common.model.sources import Source
+from common.objects import Objects
+from common.settings import Settings
+from workers.imports.gzip_index import GzipIndex
+from workers.imports.inflating import Inflation, Limits
+from workers.imports.work import Work
+
+
+class Reading(Protocol):
+    """A way into a source."""
+
+    #: Whether it can be entered at any place without reading what comes before.
+    anywhere: bool
+
+    def pieces_from(self, offset: int) -> Iterator[bytes]:
+        """Yield the decompressed bytes from an offset on, in pieces, and pull no more than is needed.
+
+        Once only. Raises SourceFailed where the source cannot be read any further, Transient.
+        """
+
+    def upto(self, end: int, /) -> int:
+        """Return how many of the object's own bytes the decompressed ones before ``end`` stand for."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+def open_reading(work: Work, offset: int, *, advance: Callable[[], None]) -> Reading:
+    """Return a way into a chunk's source at an offset; ``advance`` is called as bytes move that nobody asked for."""
+    runtime, source, chunk = work.runtime, work.source, work.chunk
+    objects = runtime.objects_of(work.job)
+    end = max(chunk.end, chunk.start + runtime.settings.chunk_bytes)
+    if work.layout.compression is Compression.NONE:
+        return _Plain(objects, source, end)
+    if source.decoded_size is not None:
+        with runtime.database.transaction() as tx:
+            index = imports.read_index(tx, chunk.import_id, chunk.source_ordinal, offset)
+        if index is not None:
+            return _Indexed(objects, source, GzipIndex.from_bytes(index), min(end, source.decoded_size))
+    return _Streamed(objects, source, work.layout.compression, limits(runtime.settings), advance)
+
+
+def limits(settings: Settings) -> Limits:
+    """Return what an object may come to once decompressed."""
+    return Limits(settings.max_decoded_bytes, settings.max_ratio)
+
+
+class _Plain:
+    anywhere = True
+
+    def __init__(self, objects: Objects, source: Source, end: int) -> None:
+        self._objects, self._source, self._end = objects, source, end
+
+    def pieces_from(self, offset: int) -> Iterator[bytes]:
+        return self._objects.read_from(self._source, offset, min(self._end, self._source.size))
+
+    def upto(self, end: int) -> int:
+        return min(end, self._source.size)
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+class _Indexed:
+    anywhere = True
+
+    def __init__(self, objects: Objects, source: Source, index: GzipIndex, end: int) -> None:
+        self._read, self._index, self._end = partial(objects.read_from, source), index, end
+
+    def pieces_from(self, offset: int) -> Iterator[bytes]:
+        return self._index.read_from(self._read, offset, self._end)
+
+    def upto(self, end: int) -> int:
+        index = self._index
+        return index.size * min(end, index.decoded_size) // max(index.decoded_size, 1)
+
+    def close(self) -> None:
+        """Hold nothing: the pieces close what they opened."""
+
+
+class _Streamed:
+    anywhere = False
+
+    def __init__(
+        self, objects: Objects, source: Source, compression: Compression, limits: Limits, advance: Callable[[], None]
+    ) -> None:
+        self._raw = objects.read_from(source, 0, source.size)
+        self._inflation = Inflation(self._raw, compression, limits)
+        self._advance = advance
+
+    def pieces_from(self, offset: int) -> Iterator[bytes]:
+        """Yield from an offset on; what comes before is decompressed and dropped."""
+        before = offset
+        for piece in self._inflation:
+            self._advance()
+            if before < len(piece):
+                yield piece[before:]
+            before = max(before - len(piece), 0)
+
+    def upto(self, _: int) -> int:
+        return self._inflation.consumed
+
+    def close(self) -> None:
+        self._raw.close()

@@ -1,0 +1,79 @@
+"""Go through all of a source, so that it can be cut: what a look at its first bytes cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from common.model.chunks import Kind, Ranges, Step
+from common.model.formats import Compression, Format
+from workers.imports import gzip_index
+from workers.imports.gzip_index import GzipIndex, UnseekableError
+from workers.imports.look import range_bytes
+from workers.imports.reading import limits
+from workers.imports.records import LineQuotes, has_quoted_line_breaks
+from workers.imports.sniffing import SAMPLE_BYTES
+from workers.imports.work import Cut, Work
+
+#: Bytes of text that a part of an index is for: some 130 KB of it, read by each chunk.
+_STRETCH = 64 * 1024 * 1024
+
+
+def scan(work: Work) -> Cut:
+    """Read the source from end to end, and say how it can be cut. Raises SourceFailed where nothing of it may be."""
+    if work.layout.compression is Compression.GZIP:
+        return _scan_gzip(work)
+    sample = _Sample()
+    pieces = work.runtime.objects_of(work.job).read_from(work.source, 0, work.source.size)
+    breaks = has_quoted_line_breaks(_going_by(pieces, sample, work))
+    return Cut(_cut(work, sample, breaks=breaks, extent=work.source.size))
+
+
+def _going_by(pieces: Iterator[bytes], sample: _Sample, work: Work) -> Iterator[bytes]:
+    for piece in pieces:
+        sample.add(piece)
+        work.lease.advance()
+        yield piece
+
+
+def _scan_gzip(work: Work) -> Cut:
+    source, sample, quotes = work.source, _Sample(), LineQuotes()
+    may_break = work.layout.format is Format.CSV and work.job.mapping.quoted_line_breaks
+
+    def look(piece: bytes) -> None:
+        sample.add(piece)
+        if may_break:
+            quotes.add(piece)
+
+    read = partial(work.runtime.objects_of(work.job).read_from, source)
+    most = limits(work.runtime.settings)
+    try:
+        index = gzip_index.scan(read, source.size, most, look=look, advance=work.lease.advance)
+    except UnseekableError:
+        return Cut(Step(Kind.WALK, long=work.chunk.long))  # and keeps what comes before the damage
+    stretch = max(_STRETCH, work.runtime.settings.chunk_bytes)
+    cut = _cut(work, sample, breaks=quotes.found, extent=index.decoded_size)
+    return Cut(cut, None, index.decoded_size, tuple(_stretches(index, stretch)))
+
+
+def _stretches(index: GzipIndex, stretch: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the index in parts, each for what begins in a stretch of the text, and where that is."""
+    for start in range(0, index.decoded_size, stretch):
+        yield start, index.cut(start, start + 2 * stretch).to_bytes()
+
+
+class _Sample:
+    """A source's first bytes."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def add(self, piece: bytes) -> None:
+        if len(self.content) < SAMPLE_BYTES:
+            self.content += piece[:SAMPLE_BYTES]
+
+
+def _cut(work: Work, sample: _Sample, *, breaks: bool, extent: int) -> Step | Ranges:
+    if breaks or work.layout.format is Format.JSON:
+        return Step(Kind.WALK, long=False)
+    return Ranges(range_bytes(sample.content, work.layout, most=work.runtime.settings.chunk_bytes), extent)

@@ -1,0 +1,103 @@
+"""What is at hand while a chunk is worked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from common.ledger import events
+from common.model.chunks import MOST_LINES, Chunk, Ranges, Step
+from common.model.events import Identity
+from common.model.formats import Format, Layout
+from common.model.imports import Import
+from common.model.sources import Source
+from common.runtime import Runtime
+from workers.imports.decoding import Decoder
+from workers.imports.framing import Block
+from workers.imports.lease import Lease
+from workers.imports.lines import Lines
+from workers.imports.rows import RowDecoder
+from workers.imports.settle import too_many_rejects
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A chunk under lease, and all that belongs to it."""
+
+    runtime: Runtime
+    job: Import
+    source: Source
+    chunk: Chunk
+    lease: Lease
+
+    @property
+    def layout(self) -> Layout:
+        """Return what is known of the source's inside; one that nobody has looked at is plain lines."""
+        return self.source.layout or Layout()
+
+    @property
+    def longest_line(self) -> int:
+        """Return the bytes of a line that a framer has to keep whole.
+
+        One more than the decoder takes: a carriage return before the newline does not count.
+        """
+        return self.runtime.settings.max_line_bytes + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What was found out about a source that could not be cut before."""
+
+    cut: Step | Ranges
+    layout: Layout | None = None
+    decoded_size: int | None = None
+    #: What a gzip can be entered by, for each stretch of its text where it begins.
+    indexes: tuple[tuple[int, bytes], ...] = ()
+
+
+@dataclass(slots=True)
+class Judge:
+    """Decodes a chunk's blocks one after the other."""
+
+    work: Work
+    lines: Lines = field(init=False)
+    _decoder: Decoder | RowDecoder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no lines, and the decoder of the source's format."""
+        self.lines, self._decoder = Lines(self.work.job.mapping.on_duplicate), _decoder(self.work)
+
+    def take(self, block: Block) -> None:
+        """Decode a block. Raises Terminal where a chunk would hold more rejects than memory, LeaseLostError."""
+        work, lines = self.work, self.lines
+        decoded = self._decoder.decode(block, lines.text_lines)
+        lines.add(decoded.events)
+        lines.rejects += decoded.rejects
+        # Where a look misjudged the lines. Otherwise the chunk commits its rejects, so that they are seen.
+        if len(lines.rejects) > max(work.job.max_rejects, MOST_LINES):
+            raise too_many_rejects()
+        lines.lines += decoded.lines
+        lines.blank += decoded.blank
+        lines.text_lines += decoded.lines if decoded.text_lines is None else decoded.text_lines
+        work.lease.advance()
+
+
+def _decoder(work: Work) -> Decoder | RowDecoder:
+    job, layout = work.job, work.layout
+    rules: dict[str, Any] = {
+        "identity": _identity(work.runtime),
+        "import_number": job.number,
+        "source_ordinal": work.chunk.source_ordinal,
+        "default_time": round(job.created_at.timestamp() * 1_000_000),
+        "max_line": work.runtime.settings.max_line_bytes,
+    }
+    if layout.format is Format.CSV:
+        return RowDecoder(layout.header, job.mapping, **rules)
+    return Decoder(job.mapping, **rules)
+
+
+@cache
+def _identity(runtime: Runtime) -> Identity:
+    with runtime.database.transaction() as tx:
+        return Identity(events.read_hash_key(tx))
