@@ -114,7 +114,7 @@ def test_a_planner_killed_before_it_has_planned_is_replaced(stack: Stack, collec
 def test_a_worker_stopped_past_its_lease_comes_back_as_a_stranger(stack: Stack, collection: str, words: str) -> None:
     """SIGSTOP closes no connection: only the lease tells, and what the sleeper still holds must not commit."""
     # No repeated ids: nobody else waits for the sleeper's uncommitted keys.
-    source = make_object(16, 15_000, repeated=0)
+    source = make_object(16, 40_000, repeated=0)
     import_id = stack.start(stack.put(source.content), collection)
     stored = _sleep_through(stack, import_id, words)
 
@@ -146,6 +146,7 @@ def test_a_worker_that_slept_while_it_lost_connection_and_chunk_cannot_commit_it
         worker = stack.worker(0)
         chunks: list[Any] = []
         while not chunks:
+            assert stack.status(import_id)["status"] == "running", "it was never met at its commit"
             stopped.extend(_stop_at(stack, worker, "COMMIT"))
             idle = [one.pid for one in stack.sessions(worker.pool) if one.state == "idle"]
             held = "SELECT id FROM chunks WHERE import_id = %(id)s AND state = 'leased' AND holder_pid = ANY (%(pids)s)"
@@ -174,6 +175,8 @@ def _sleep_through(stack: Stack, import_id: str, words: str) -> int:
     def stop_at_the_statement() -> None:
         worker = stack.worker(0)
         while not stopped:
+            # A statement of a small chunk is over in a millisecond or two: it may take many tries.
+            assert stack.status(import_id)["status"] == "running", "it was never met at the statement"
             stopped.extend(_stop_at(stack, worker, words))
             if not _sleeps_at(stack, worker.pool, words):
                 _wake(stopped)
