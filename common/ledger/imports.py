@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -170,10 +170,11 @@ def describe_source(
     tx.run(_SQL["describe_source"], import_id=import_id, ordinal=ordinal, layout=text, decoded_size=decoded_size)
 
 
-def keep_indexes(tx: Tx, import_id: str, ordinal: int, indexes: Sequence[tuple[int, bytes]]) -> None:
+def keep_indexes(tx: Tx, import_id: str, ordinal: int, indexes: Iterable[tuple[int, bytes]]) -> None:
     """Keep what a gzip can be entered by until the import ends: for each stretch of its text where it begins."""
-    starts, contents = [start for start, _ in indexes], [content for _, content in indexes]
-    tx.run(_SQL["insert_indexes"], import_id=import_id, ordinal=ordinal, starts=starts, contents=contents)
+    # One by one: the driver writes them as hexadecimal digits, and all of them as one text were 50 MB.
+    for start, content in indexes:
+        tx.run(_SQL["insert_index"], import_id=import_id, ordinal=ordinal, start=start, content=content)
 
 
 def read_index(tx: Tx, import_id: str, ordinal: int, offset: int) -> bytes | None:

@@ -224,8 +224,7 @@ def commit_cut(work: Work, found: Cut) -> Done:
         size = work.source.size if isinstance(found.cut, Ranges) and not found.cut.extent else 0
         entry = chunks.finish_chunk(tx, chunk, Counts(), size=size)
         imports.describe_source(tx, job.id, ordinal, layout=found.layout, decoded_size=found.decoded_size)
-        if found.indexes:
-            imports.keep_indexes(tx, job.id, ordinal, found.indexes)
+        imports.keep_indexes(tx, job.id, ordinal, found.indexes())
         after = chunk.number + 1
         added = chunks.insert_cut(tx, job.id, ordinal, found.cut, number=after, size=work.source.size)
         following = chunks.send_window(tx, job.id, window=work.runtime.settings.window, least=0 if chunk.long else 1)

@@ -53,7 +53,7 @@ def _scan_gzip(work: Work) -> Cut:
         return Cut(Step(Kind.WALK, long=work.chunk.long))  # and keeps what comes before the damage
     stretch = max(_STRETCH, work.runtime.settings.chunk_bytes)
     cut = _cut(work, sample, breaks=quotes.found, extent=index.decoded_size)
-    return Cut(cut, None, index.decoded_size, tuple(_stretches(index, stretch)))
+    return Cut(cut, None, index.decoded_size, partial(_stretches, index, stretch))
 
 
 def _stretches(index: GzipIndex, stretch: int) -> Iterator[tuple[int, bytes]]:

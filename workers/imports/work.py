@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -53,7 +54,7 @@ class Cut:
     layout: Layout | None = None
     decoded_size: int | None = None
     #: What a gzip can be entered by, for each stretch of its text where it begins.
-    indexes: tuple[tuple[int, bytes], ...] = ()
+    indexes: Callable[[], Iterable[tuple[int, bytes]]] = tuple
 
 
 @dataclass(slots=True)

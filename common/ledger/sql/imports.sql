@@ -94,10 +94,9 @@ UPDATE sources
 SET layout = coalesce(%(layout)s, layout), decoded_size = coalesce(%(decoded_size)s, decoded_size)
 WHERE import_id = %(import_id)s AND ordinal = %(ordinal)s
 
--- name: insert_indexes
+-- name: insert_index
 INSERT INTO source_indexes (import_id, ordinal, start_offset, content)
-SELECT %(import_id)s, %(ordinal)s, start_offset, content
-FROM unnest(%(starts)s::bigint[], %(contents)s::bytea[]) AS s (start_offset, content)
+VALUES (%(import_id)s, %(ordinal)s, %(start)s, %(content)s)
 
 -- name: read_index
 SELECT content

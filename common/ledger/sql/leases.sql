@@ -21,7 +21,8 @@ SELECT pg_terminate_backend(pid) FROM expired
 
 -- name: is_work_waiting
 -- Whether any worker could start something: a plan, or a chunk of a running import's window, due and held by nobody.
--- Or whether any walker could: a long chunk. Long ones and all others have windows, and queues, of their own.
+-- Or whether any walker could: a long chunk. Long ones and all others have windows, and queues, of their own. (No index
+-- parts them: where 100,000 chunks of the other kind are open in one import, each look takes 20 ms, else less than 1.)
 -- Of the window only: chunks behind it wait for those before them, and a worker may well have none to do. Every worker
 -- asks all the time, so what a dead worker holds counts from the end of its lease on: asked whether its backend lives,
 -- 100 imports with 800 chunks in work took 12 ms; so 0.7.
