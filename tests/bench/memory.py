@@ -32,7 +32,7 @@ from tests.pieces import open_pieces
 SCHEMA = 1
 MIB = 1024 * 1024
 #: What no process of a pool may pass.
-LIMIT = 200 * MIB
+LIMIT = 200_000_000
 #: Slower than any machine should be, in bytes of lines a second; and what an import may take in any case.
 SLOWEST, PATIENCE = 2 * MIB, 120.0
 #: Lines that are made once; every further block has the same ones under other ids.

@@ -63,7 +63,7 @@ def test_the_table_names_every_object_and_the_limit(found: dict[str, Any]) -> No
 
     for large in memory.LARGE:
         assert large.name in printed.getvalue()
-    assert printed.getvalue().count("200 ok") == len(memory.LARGE)
+    assert printed.getvalue().count("191 ok") == len(memory.LARGE)
 
 
 def test_what_cannot_be_asked_is_refused_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from tests.journeys.stack import BUCKET, S3Address, Stack, open_stack, s3_client
 from tests.pieces import open_pieces
 
 #: What a process of the pool may take at the most, whatever it is given.
-MOST_MEMORY = 200 * MIB
+MOST_MEMORY = 200_000_000
 #: The longest line; 200 where somebody has the time.
 LINE_BYTES = int(os.environ.get("CORPUS_LINE_MIB", "64")) * MIB
 #: The sizes of chunk that the corpus goes through, with those of its longest lines: one of which only these have more
