@@ -23,7 +23,8 @@ from common.model.chunks import Counts
 from common.model.formats import Compression, Format
 from common.model.imports import ImportState, ImportStatus
 from tests.stage import Stage, ndjson
-from workers.imports import inflating, load
+from workers.imports import gzip_index, inflating, load
+from workers.imports.lease import Lease
 from workers.imports.plan import plan_import
 from workers.imports.work import Judge
 
@@ -249,6 +250,40 @@ def test_a_walk_that_died_goes_on_where_it_had_committed(stage: Stage, monkeypat
     assert 0 < before.progress.counts.imported < 5000
     assert status.progress.counts == Counts(lines=5000, imported=5000)
     assert [row.payload for row in stage.rows()] == body.splitlines()
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_lease_is_renewed_inside_a_line_that_does_not_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, compression: Compression, kind: Format
+) -> None:
+    """Nothing is decoded meanwhile: with 2 GB of it the lease ended, and the next one's, 25 times."""
+    for module in (objects, inflating, gzip_index):
+        monkeypatch.setattr(module, "PIECE", 1024)
+    giant = "x" * 200_000
+    bodies = {
+        Format.NDJSON: ndjson({"n": 1}, {"giant": giant}, {"n": 2}),
+        Format.JSON: as_array([{"n": 1}, {"giant": giant}, {"n": 2}], None),
+        Format.CSV: f'n\n1\n"\n{giant}"\n2\n'.encode(),
+    }
+    stage.runtime.settings = replace(stage.settings, chunk_bytes=300_000, max_line_bytes=1000)
+    calls: list[bool] = []
+    monkeypatch.setattr(Lease, "advance", lambda _: calls.append(True))
+    status = stage.run(COMPRESS[compression](bodies[kind]), format=kind, compression=None)
+
+    assert status.progress.counts == Counts(lines=3, imported=2, rejected=1)
+    assert len(calls) > len(giant) / 16_384, "bzip2 and Zstandard come in pieces of 16 KB"
+
+
+def test_the_lease_of_a_scan_is_renewed_where_there_is_no_text(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "PIECE", 1024)
+    calls: list[bool] = []
+    monkeypatch.setattr(Lease, "advance", lambda _: calls.append(True))
+    body = gzip.compress(b'{"n": 1}\n') + gzip.compress(b"") * 5000
+    status = stage.run(body, format=None, compression=None)
+
+    assert status.progress.counts == Counts(lines=1, imported=1)
+    assert len(calls) > len(body) / 1024
 
 
 def test_a_wrong_declaration_is_one_failure_and_not_a_million_rejects(stage: Stage) -> None:

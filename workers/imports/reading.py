@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from common.ledger import imports
 from common.model.formats import Compression
 from common.model.sources import Source
-from common.objects import Objects
 from common.settings import Settings
 from workers.imports.gzip_index import GzipIndex
 from workers.imports.inflating import Inflation, Limits
 from workers.imports.work import Work
+
+#: ``Objects.read_from`` of one source.
+Read: TypeAlias = "Callable[[int, int], Generator[bytes, None, None]]"
 
 
 class Reading(Protocol):
@@ -36,18 +39,30 @@ class Reading(Protocol):
 
 
 def open_reading(work: Work, offset: int, *, advance: Callable[[], None]) -> Reading:
-    """Return a way into a chunk's source at an offset; ``advance`` is called as bytes move that nobody asked for."""
+    """Return a way into a chunk's source at an offset.
+
+    ``advance`` is called with each piece, of the object's own bytes and of decompressed ones: a framer yields nothing
+    while it is inside a line of gigabytes, and a decompressor nothing while it passes over what holds no text.
+    """
     runtime, source, chunk = work.runtime, work.source, work.chunk
-    objects = runtime.objects_of(work.job)
     end = max(chunk.end, chunk.start + runtime.settings.chunk_bytes)
+    read = partial(advancing, partial(runtime.objects_of(work.job).read_from, source), advance)
     if work.layout.compression is Compression.NONE:
-        return _Plain(objects, source, end)
+        return _Plain(read, source, end)
     if source.decoded_size is not None:
         with runtime.database.transaction() as tx:
             index = imports.read_index(tx, chunk.import_id, chunk.source_ordinal, offset)
         if index is not None:
-            return _Indexed(objects, source, GzipIndex.from_bytes(index), min(end, source.decoded_size))
-    return _Streamed(objects, source, work.layout.compression, limits(runtime.settings), advance)
+            return _Indexed(read, GzipIndex.from_bytes(index), min(end, source.decoded_size), advance)
+    return _Streamed(read, source, work.layout.compression, limits(runtime.settings), advance)
+
+
+def advancing(read: Read, advance: Callable[[], None], start: int, end: int) -> Generator[bytes, None, None]:
+    """Yield what ``read`` does, and note with each piece that bytes move."""
+    with closing(read(start, end)) as pieces:
+        for piece in pieces:
+            advance()
+            yield piece
 
 
 def limits(settings: Settings) -> Limits:
@@ -58,11 +73,11 @@ def limits(settings: Settings) -> Limits:
 class _Plain:
     anywhere = True
 
-    def __init__(self, objects: Objects, source: Source, end: int) -> None:
-        self._objects, self._source, self._end = objects, source, end
+    def __init__(self, read: Read, source: Source, end: int) -> None:
+        self._read, self._source, self._end = read, source, end
 
     def pieces_from(self, offset: int) -> Iterator[bytes]:
-        return self._objects.read_from(self._source, offset, min(self._end, self._source.size))
+        return self._read(offset, min(self._end, self._source.size))
 
     def upto(self, end: int) -> int:
         return min(end, self._source.size)
@@ -74,11 +89,13 @@ class _Plain:
 class _Indexed:
     anywhere = True
 
-    def __init__(self, objects: Objects, source: Source, index: GzipIndex, end: int) -> None:
-        self._read, self._index, self._end = partial(objects.read_from, source), index, end
+    def __init__(self, read: Read, index: GzipIndex, end: int, advance: Callable[[], None]) -> None:
+        self._read, self._index, self._end, self._advance = read, index, end, advance
 
     def pieces_from(self, offset: int) -> Iterator[bytes]:
-        return self._index.read_from(self._read, offset, self._end)
+        for piece in self._index.read_from(self._read, offset, self._end):
+            self._advance()
+            yield piece
 
     def upto(self, end: int) -> int:
         index = self._index
@@ -92,9 +109,9 @@ class _Streamed:
     anywhere = False
 
     def __init__(
-        self, objects: Objects, source: Source, compression: Compression, limits: Limits, advance: Callable[[], None]
+        self, read: Read, source: Source, compression: Compression, limits: Limits, advance: Callable[[], None]
     ) -> None:
-        self._raw = objects.read_from(source, 0, source.size)
+        self._raw = read(0, source.size)
         self._inflation = Inflation(self._raw, compression, limits)
         self._advance = advance
 

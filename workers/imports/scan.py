@@ -10,7 +10,7 @@ from common.model.formats import Compression, Format
 from workers.imports import gzip_index
 from workers.imports.gzip_index import GzipIndex, UnseekableError
 from workers.imports.look import range_bytes
-from workers.imports.reading import limits
+from workers.imports.reading import advancing, limits
 from workers.imports.records import LineQuotes, has_quoted_line_breaks
 from workers.imports.sniffing import SAMPLE_BYTES
 from workers.imports.work import Cut, Work
@@ -45,7 +45,8 @@ def _scan_gzip(work: Work) -> Cut:
         if may_break:
             quotes.add(piece)
 
-    read = partial(work.runtime.objects_of(work.job).read_from, source)
+    # Members that hold no text come as bytes of the object alone.
+    read = partial(advancing, partial(work.runtime.objects_of(work.job).read_from, source), work.lease.advance)
     most = limits(work.runtime.settings)
     try:
         index = gzip_index.scan(read, source.size, most, look=look, advance=work.lease.advance)
