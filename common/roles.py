@@ -32,6 +32,9 @@ class Roles:
         Raises Terminal ``role_not_assumable``, ``source_access_denied``; Transient. May block on STS.
         """
         role = job.source.role or ""
+        if job.source.bucket == self._settings.spool_bucket:
+            # All projects' bodies are in it, and a table that opens all buckets was not meant to open those.
+            raise _denied("the bucket is the spool's")
         if grant := self._table.get(role) or self._table.get(ALL):
             return _granted(grant, job, project_name)
         with self._lock:
@@ -65,6 +68,9 @@ def _granted(grant: Grant, job: Import, project_name: str) -> Credentials:
     if not grant.has_project(job.project_id, project_name):
         raise not_assumable(external_id(job.project_id), "the table names other projects for this role")
     if not grant.has_bucket(job.source.bucket):
-        text = "The role of this import may not read this bucket here."
-        raise Terminal("source_access_denied", text, "the table names other buckets for this role")
+        raise _denied("the table names other buckets for this role")
     return grant.credentials
+
+
+def _denied(internal: str) -> Terminal:
+    return Terminal("source_access_denied", "The role of this import may not read this bucket here.", internal)

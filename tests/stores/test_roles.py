@@ -82,6 +82,17 @@ def test_a_role_of_the_table_opens_nothing_else(stage: Stage, entry: dict[str, l
     assert "TABLE" not in error.message
 
 
+@pytest.mark.parametrize("kind", [SourceKind.PREFIX, SourceKind.OBJECT])
+def test_no_role_opens_the_bucket_where_all_projects_bodies_are(stage: Stage, kind: SourceKind) -> None:
+    runtime = runtime_with(stage, roles=table().replace(ROLE, "*"), spool_bucket=stage.bucket)
+    job = job_of(stage, replace(stage.put(ndjson(event("a"))), kind=kind))
+    plan_import(runtime, job.id)
+    error = stage.status(job.id).error
+
+    assert error
+    assert error.code == "source_access_denied"
+
+
 def test_a_project_may_be_named_in_the_table_by_its_id_or_its_name(stage: Stage) -> None:
     (row,) = stage.query("SELECT name FROM projects WHERE id = %(id)s", id=stage.caller.project_id)
     for name in (row.name, stage.caller.project_id):
