@@ -83,6 +83,27 @@ def test_an_object_that_changes_under_the_import_keeps_no_other_out(stage: Stage
     assert status.progress.counts.imported == len(stage.rows()) > 1
 
 
+def test_an_error_behind_lines_that_nobody_could_count_is_not_listed_at_a_wrong_place(
+    stage: Stage, folder: SourceRef
+) -> None:
+    put(stage, folder, a=ndjson(*(event(f"a{n}") for n in range(9)), b"{bad"), b=ndjson(event("b"), b"{bad"))
+    import_id = stage.start(folder, format=None, compression=None)
+    plan_import(stage.runtime, import_id)
+    for chunk_id in stage.chunk_ids(import_id):
+        load.load_chunk(stage.runtime, chunk_id)
+    last_of_a = stage.query(
+        "SELECT max(id) AS id FROM chunks WHERE import_id = %(id)s AND source_ordinal = 0", id=import_id
+    )[0].id
+    load.load_chunk(stage.runtime, last_of_a)
+    put(stage, folder, a=b'{"n": 2}\n')
+    stage.load_all(import_id)
+
+    status = stage.status(import_id)
+    errors = stage.desk.list_errors(stage.caller, import_id).items
+    assert (failure(status), status.progress.counts.rejected) == ("source_changed", 2)
+    assert [(one.key.removeprefix(folder.key), one.index) for one in errors] == [("b", 1)]
+
+
 def test_errors_are_listed_object_by_object_with_their_place_in_each(stage: Stage, folder: SourceRef) -> None:
     put(stage, folder, a=ndjson(event("1"), b"{bad"), b=ndjson(event("2"), event("3"), b"{bad", b"[]"))
 

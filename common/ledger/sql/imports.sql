@@ -235,11 +235,13 @@ LIMIT %(limit)s + 1
 -- name: list_errors
 -- Rejected lines in the order of the objects and their lines, from a position on. The line's index in its object is
 -- known once every earlier chunk is done; until then it is counted and not yet listed (no index is ever wrong, and
--- nothing turns up before the position of who reads page by page).
+-- nothing turns up before the position of who reads page by page). Behind a chunk that was closed, since its object
+-- could not be read there, it is never known: nobody has counted those lines. Such a chunk is done without a token.
 WITH positions AS (
     SELECT id, number, source_ordinal,
            (sum(coalesce(text_lines, lines)) OVER within - coalesce(text_lines, lines))::bigint AS first_line,
-           bool_and(state = 'done') OVER earlier AS known
+           bool_and(state = 'done') OVER earlier
+               AND NOT bool_or(state = 'done' AND lease_token IS NULL) OVER within AS known
     FROM chunks
     WHERE import_id = %(import_id)s
     WINDOW earlier AS (ORDER BY number), within AS (PARTITION BY source_ordinal ORDER BY number)
