@@ -40,8 +40,10 @@ def insert_cut(tx: Tx, import_id: str, ordinal: int, cut: Step | Ranges, *, numb
     return count
 
 
-def insert_step(tx: Tx, import_id: str, ordinal: int, step: Step, *, number: int, start: int) -> int:
-    """Insert a chunk that is no range, and return its id."""
+def insert_step(
+    tx: Tx, import_id: str, ordinal: int, step: Step, *, number: int, start: int, sent: bool = False
+) -> int:
+    """Insert a chunk that is no range, and return its id. ``sent`` where whoever made it takes it."""
     row = tx.one(
         _SQL["insert_step"],
         import_id=import_id,
@@ -50,6 +52,7 @@ def insert_step(tx: Tx, import_id: str, ordinal: int, step: Step, *, number: int
         kind=step.kind,
         long=step.long,
         start=start,
+        sent=sent or step.long,
     )
     return int(row.id)
 

@@ -286,6 +286,25 @@ def test_the_lease_of_a_scan_is_renewed_where_there_is_no_text(stage: Stage, mon
     assert len(calls) > len(body) / 1024
 
 
+def test_a_walk_that_goes_on_has_one_turn_of_its_import(stage: Stage) -> None:
+    """With a message for each rest besides, an import of many small streams had more turns than its window."""
+    body = ndjson(*({"$unique_id": n, "filler": "x" * 50} for n in range(300)))
+    packed = zstd.compress(body)
+    stage.runtime.settings = replace(stage.settings, chunk_bytes=len(packed))
+    import_id = stage.start(packed, format=None, compression=None)
+    plan_import(stage.runtime, import_id)
+    stage.load_all(import_id)
+
+    assert stage.status(import_id).progress.counts == Counts(lines=300, imported=300)
+    assert len(stage.chunk_ids(import_id)) > 2
+    assert (len(stage.sent.loads), stage.sent.walks) == (1, [])
+
+
+def test_a_csv_that_begins_with_nothing_for_long_fails_and_is_not_a_million_rejects(stage: Stage) -> None:
+    status = stage.run(b"\n" * 70_000 + b"a,b\n1,2\n", format=Format.CSV, compression=None)
+    assert (status.state, status.error and status.error.code) == (ImportState.FAILED, "invalid_header")
+
+
 def test_a_wrong_declaration_is_one_failure_and_not_a_million_rejects(stage: Stage) -> None:
     status = stage.run(b"a,b\n1,2\n3,4\n5,6\n", format=Format.NDJSON, compression=None)
     assert (status.state, status.error and status.error.code) == (ImportState.FAILED, "wrong_shape")

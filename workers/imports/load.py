@@ -202,11 +202,12 @@ def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], sus
         rest = None
         if ending.rest and ending.end is not None:
             after = chunk.number + 1
-            rest = chunks.insert_step(tx, job.id, chunk.source_ordinal, ending.rest, number=after, start=ending.end)
+            ordinal, start, sent = chunk.source_ordinal, ending.end, ending.goes_on
+            rest = chunks.insert_step(tx, job.id, ordinal, ending.rest, number=after, start=start, sent=sent)
         if ending.failure:
             imports.fail_source(tx, job.id, chunk.source_ordinal, ending.failure)
-        # The turn of a long one is none of the window's.
-        following = None if chunk.long else chunks.send_next(tx, job.id)
+        # The turn of a long one is none of the window's, and a walk that goes on keeps its own.
+        following = None if chunk.long or ending.goes_on else chunks.send_next(tx, job.id)
         passed = chunks.extend_import(tx, job.id, added=1) if rest else chunks.pass_fence(tx, job.id)
         if entry is None or not passed:
             raise LeaseLostError

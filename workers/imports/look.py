@@ -38,7 +38,7 @@ def look_at(objects: Objects, source: Source, job: Import, *, chunk_bytes: int) 
     """
     sample, whole, compression = _sample(objects, source, job, SAMPLE_BYTES)
     layout = find_layout(sample, name=source.key, whole=whole, declared=job.format, compression=compression)
-    if layout.format is Format.CSV and sample.removeprefix(codecs.BOM_UTF8).strip(_BLANK):
+    if layout.format is Format.CSV and (not whole or sample.removeprefix(codecs.BOM_UTF8).strip(_BLANK)):
         if not whole and b"\n" not in sample:
             sample, whole, _ = _sample(objects, source, job, _HEADER_LOOK)
         layout = Layout(layout.format, compression, read_header(sample, job.mapping, whole=whole))

@@ -40,6 +40,8 @@ class Ending:
     size: int | None = None
     #: What the rest is to be done with; None at the end of the source.
     rest: Step | None = None
+    #: Whether who has the stream open goes on with the rest, which then has this chunk's turn.
+    goes_on: bool = False
     #: Why the source cannot be read any further.
     failure: SourceFailed | None = None
 
@@ -87,7 +89,7 @@ class Trail:
 
     def _ending(self, end: int, upto: int, rest: Step | None, failure: SourceFailed | None) -> Ending:
         size, self._taken = max(upto - self._taken, 0), max(upto, self._taken)
-        return Ending(end, size, rest, failure)
+        return Ending(end, size, rest, rest is not None and self.goes_on, failure)
 
     def _advance(self) -> None:
         """Renew the lease of the chunk that is followed now: the stream outlives each of them."""

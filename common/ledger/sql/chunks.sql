@@ -10,10 +10,10 @@ FROM generate_series(0, %(count)s - 1) AS n
 
 -- name: insert_step
 -- What has to be done before a source's ranges are known, or the rest of a walk.
--- One that has the queue of long ones is sent by whoever made it; the others have their turn in the window.
+-- One that has the queue of long ones is sent by whoever made it, or taken; the others have their turn in the window.
 INSERT INTO chunks (import_id, source_ordinal, number, kind, long, start_offset, end_offset, bytes, sent_at)
 VALUES (%(import_id)s, %(ordinal)s, %(number)s, %(kind)s, %(long)s, %(start)s, %(start)s, 0,
-        CASE WHEN %(long)s THEN now() END)
+        CASE WHEN %(sent)s THEN now() END)
 RETURNING id
 
 -- name: insert_looks
