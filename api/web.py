@@ -33,8 +33,8 @@ _ENCODINGS = {
     "x-gzip": Compression.GZIP,
     "zstd": Compression.ZSTD,
 }
-#: Bytes. No request of ours that is JSON comes near it.
-MAX_BODY = 64 * 1024
+#: Bytes. The longest list of keys that a manifest may name in its request has half of it.
+MAX_BODY = 2 * 1024 * 1024
 
 
 class Json(JSONProvider):

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from api.callers import QUERY, create_key
 from api.connect import render
+from api.web import MAX_BODY
 from common.ledger import imports
 from common.model.chunks import Counts
 from common.model.formats import Compression, Format
@@ -191,7 +192,7 @@ def test_a_body_that_is_no_json_object_is_refused(client: FlaskClient, stage: St
 
 
 def test_a_body_over_the_limit_is_refused(client: FlaskClient, stage: Stage, key: str) -> None:
-    answer = client.post("/event-import", data=b" " * 70_000, headers=headers(stage, key))
+    answer = client.post("/event-import", data=b" " * (MAX_BODY + 1), headers=headers(stage, key))
 
     assert answer.status_code == 413
     assert answer.get_json()["errorMessage"]

@@ -13,7 +13,7 @@ from common.ledger import imports
 from common.ledger.database import Database
 from common.model.formats import Compression, Format
 from common.model.imports import IfSeen
-from common.model.sources import SourceKind, SourceRef
+from common.model.sources import MAX_LISTED, SourceKind, SourceRef
 from tests.stage import Stage, event, ndjson
 from workers.imports import load
 from workers.imports.plan import plan_import
@@ -194,6 +194,15 @@ def test_every_form_of_a_source_is_taken_and_shown_with_its_type(
     assert answer.status_code == 201
     assert document["source"] == {"url": stored.url, "type": shown, "region": stored.region}
     assert stage.status(document["id"]).source == stored
+
+
+def test_the_longest_list_of_keys_is_taken(client: FlaskClient, stage: Stage, key: str) -> None:
+    names = [f"{number:01000d}" for number in range(MAX_LISTED)]
+    asked = {"url": "s3://bucket/in/", "keys": names, "accessKeyId": "AK", "secretAccessKey": SECRET}
+    answer = client.post("/api/imports", json={"collection": "c", "source": asked}, headers=bearer(key))
+
+    assert answer.status_code == 201
+    assert len(stage.status(answer.get_json()["id"]).source.keys) == MAX_LISTED
 
 
 def test_a_role_is_shown_with_the_external_id_of_the_project_and_seals_nothing(
