@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import psycopg2.errors
 
+from common.errors import Transient
 from common.ledger.copying import copy_rows, encode_events, encode_rejects, encode_suspects, in_pieces
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
@@ -21,6 +22,7 @@ from common.model.rejects import Reject
 _SQL = load_queries("events")
 _CHUNKS = load_queries("chunks")
 
+_OVERTAKEN = "The chunk was loaded by somebody else meanwhile."
 #: Suspects that are settled by one statement. Between two the lease is renewed: in a table larger than memory a look-up
 #: reads two pages at random (by estimate 0.5 ms), and 200,000 in one statement would outlast the lease of 30 s.
 _SLICE = 5_000
@@ -140,6 +142,10 @@ def _place_of(job: Import, chunk: Chunk) -> dict[str, int]:
 
 
 def store_rejects(tx: Tx, chunk: Chunk, rejects: list[Reject], advance: Callable[[], None]) -> None:
-    """Store the chunk's rejected lines."""
-    if rejects:
+    """Store the chunk's rejected lines. Raises Transient where another attempt at it has, and so has committed it."""
+    if not rejects:
+        return
+    try:
         copy_rows(tx, _SQL["copy_rejects"], in_pieces(encode_rejects(rejects, chunk_id=chunk.id)), advance)
+    except psycopg2.errors.UniqueViolation as error:
+        raise Transient(_OVERTAKEN, "another attempt has stored the chunk's rejects") from error

@@ -199,6 +199,8 @@ def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], sus
         events.store_rejects(tx, chunk, lines.rejects, advance)
         counts = lines.counts(stored.fresh, stored.replaced)
         entry = chunks.finish_chunk(tx, chunk, counts, text_lines=lines.text_lines, end=ending.end, size=ending.size)
+        if entry is None:
+            raise LeaseLostError  # at once: whoever overtook us has taken the number of the rest
         rest = None
         if ending.rest and ending.end is not None:
             after = chunk.number + 1
@@ -209,7 +211,7 @@ def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], sus
         # The turn of a long one is none of the window's, and a walk that goes on keeps its own.
         following = None if chunk.long or ending.goes_on else chunks.send_next(tx, job.id)
         passed = chunks.extend_import(tx, job.id, added=1) if rest else chunks.pass_fence(tx, job.id)
-        if entry is None or not passed:
+        if not passed:
             raise LeaseLostError
         return Done(entry, [following] if following is not None else [], [], rest, stored.misrouted)
 
@@ -224,13 +226,15 @@ def commit_cut(work: Work, found: Cut) -> Done:
         # A gzip of nothing has no chunk that could count its bytes.
         size = work.source.size if isinstance(found.cut, Ranges) and not found.cut.extent else 0
         entry = chunks.finish_chunk(tx, chunk, Counts(), size=size)
+        if entry is None:
+            raise LeaseLostError  # at once, as above
         imports.describe_source(tx, job.id, ordinal, layout=found.layout, decoded_size=found.decoded_size)
         imports.keep_indexes(tx, job.id, ordinal, found.indexes())
         after = chunk.number + 1
         added = chunks.insert_cut(tx, job.id, ordinal, found.cut, number=after, size=work.source.size)
         following = chunks.send_window(tx, job.id, window=work.runtime.settings.window, least=0 if chunk.long else 1)
         long = chunks.long_steps(tx, job.id, ordinal)
-        if not chunks.extend_import(tx, job.id, added=added) or entry is None:
+        if not chunks.extend_import(tx, job.id, added=added):
             raise LeaseLostError
         return Done(entry, following, long)
 
