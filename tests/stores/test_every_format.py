@@ -23,7 +23,7 @@ from common.model.chunks import Counts
 from common.model.formats import Compression, Format
 from common.model.imports import ImportState, ImportStatus
 from tests.stage import Stage, ndjson
-from workers.imports import gzip_index, inflating, load
+from workers.imports import gzip_index, inflating, load, scan
 from workers.imports.lease import Lease
 from workers.imports.plan import plan_import
 from workers.imports.work import Judge
@@ -273,6 +273,28 @@ def test_a_lease_is_renewed_inside_a_line_that_does_not_end(
 
     assert status.progress.counts == Counts(lines=3, imported=2, rejected=1)
     assert len(calls) > len(giant) / 16_384, "bzip2 and Zstandard come in pieces of 16 KB"
+
+
+def test_an_element_longer_than_a_part_of_the_index_is_gone_through_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gzip_index, "SPACING", 64 * 1024)
+    monkeypatch.setattr(gzip_index, "_SLICE", 64 * 1024)
+    monkeypatch.setattr(scan, "_STRETCH", 100_000)
+    read, decoded = gzip_index._read_into, []
+
+    def reading(text: memoryview, file: Any, index: Any, start: int) -> None:
+        decoded.append(start + len(text) - index.points[0].decoded)
+        read(text, file, index, start)
+
+    monkeypatch.setattr(gzip_index, "_read_into", reading)
+    giant = "".join(uuid.uuid4().hex for _ in range(60_000))
+    stage.runtime.settings = replace(stage.settings, chunk_bytes=100_000, max_line_bytes=1000)
+    body = as_array([{"n": 1}, {"giant": giant}, {"n": 2}], None)
+    _, status = imported(stage, gzip.compress(body), chunk_bytes=100_000)
+
+    assert status.progress.counts == Counts(lines=3, imported=2, rejected=1)
+    assert sum(decoded) < 2 * len(body)
 
 
 def test_the_lease_of_a_scan_is_renewed_where_there_is_no_text(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

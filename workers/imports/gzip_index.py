@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -180,7 +180,7 @@ class GzipIndex:
         after = (at for at, point in enumerate(self.points) if point.decoded >= end and at > first)
         return replace(self, points=self.points[first : next(after, len(self.points)) + 1])
 
-    def read_from(self, read_raw: ReadFrom, start: int, end: int) -> Iterator[bytes]:
+    def read_from(self, read_raw: ReadFrom, start: int, end: int) -> Generator[bytes, None, None]:
         """Yield the text from ``start`` to its end, in pieces of at most 256 KiB; pull no more than is needed.
 
         ``end`` is where the caller expects to stop. The object has to be the one that was scanned: nothing is checked

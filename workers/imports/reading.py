@@ -50,11 +50,16 @@ def open_reading(work: Work, offset: int, *, advance: Callable[[], None]) -> Rea
     if work.layout.compression is Compression.NONE:
         return _Plain(read, source, end)
     if source.decoded_size is not None:
-        with runtime.database.transaction() as tx:
-            index = imports.read_index(tx, chunk.import_id, chunk.source_ordinal, offset)
-        if index is not None:
-            return _Indexed(read, GzipIndex.from_bytes(index), min(end, source.decoded_size), advance)
+        find = partial(_find_index, work)
+        if index := find(offset):
+            return _Indexed(read, index, find, min(end, source.decoded_size), advance)
     return _Streamed(read, source, work.layout.compression, limits(runtime.settings), advance)
+
+
+def _find_index(work: Work, offset: int) -> GzipIndex | None:
+    with work.runtime.database.transaction() as tx:
+        index = imports.read_index(tx, work.chunk.import_id, work.chunk.source_ordinal, offset)
+    return GzipIndex.from_bytes(index) if index is not None else None
 
 
 def advancing(read: Read, advance: Callable[[], None], start: int, end: int) -> Generator[bytes, None, None]:
@@ -89,13 +94,35 @@ class _Plain:
 class _Indexed:
     anywhere = True
 
-    def __init__(self, read: Read, index: GzipIndex, end: int, advance: Callable[[], None]) -> None:
-        self._read, self._index, self._end, self._advance = read, index, end, advance
+    def __init__(
+        self,
+        read: Read,
+        index: GzipIndex,
+        find: Callable[[int], GzipIndex | None],
+        end: int,
+        advance: Callable[[], None],
+    ) -> None:
+        self._read, self._index, self._find, self._end, self._advance = read, index, find, end, advance
 
     def pieces_from(self, offset: int) -> Iterator[bytes]:
-        for piece in self._index.read_from(self._read, offset, self._end):
-            self._advance()
-            yield piece
+        """Yield from an offset on; what lies behind the index at hand is entered by the next one.
+
+        Entered by its last point, each 8 MiB of an element that goes on for gigabytes began with all before them.
+        """
+        index: GzipIndex | None = self._index
+        while index is not None:
+            last = index.points[-1].decoded
+            with closing(index.read_from(self._read, offset, self._end)) as pieces:
+                for piece in pieces:
+                    self._advance()
+                    yield piece
+                    offset += len(piece)
+                    # A slice ends at each point. Where there is no further one the index found is this one again.
+                    if offset == last:
+                        break
+                else:
+                    return
+            index = self._find(offset)
 
     def upto(self, end: int) -> int:
         index = self._index
