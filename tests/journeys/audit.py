@@ -126,7 +126,7 @@ def _audit_import(
     _check_history(stack, import_id, job.state)
     chunks = stack.rows("SELECT * FROM chunks WHERE import_id = %(id)s ORDER BY number", id=import_id)
     _check_cuts(chunks, source, job)
-    done = [chunk for chunk in chunks if chunk.state == "done"]
+    done = [chunk for chunk in chunks if _is_loaded(chunk)]
     if job.state.startswith("completed"):
         assert len(done) == len(chunks) == job.chunks_total
     lines_of = {chunk.id: source.owned(chunk.start_offset, chunk.end_offset) for chunk in done}
@@ -146,6 +146,11 @@ def _audit_import(
     assert shown["status"] == job.state
     assert shown["counts"] == counts
     return Audited(job.state, counts, chunks)
+
+
+def _is_loaded(chunk: Any) -> bool:
+    """Tell a chunk that was loaded from an open one, and from one that was closed with an object that broke."""
+    return chunk.state == "done" and chunk.lease_token is not None
 
 
 def _check_history(stack: Stack, import_id: str, state: str) -> None:
@@ -246,8 +251,8 @@ def _check_owners(
 
 
 def _check_errors(stack: Stack, import_id: str, chunks: Sequence[Any], source: Object) -> None:
-    """Listed is exactly what lies before the first chunk that is open, with its index in the whole file."""
-    known = min((chunk.start_offset for chunk in chunks if chunk.state != "done"), default=len(source.content))
+    """Listed is exactly what lies before the first chunk that is not loaded, with its index in the whole file."""
+    known = min((chunk.start_offset for chunk in chunks if not _is_loaded(chunk)), default=len(source.content))
     listed = source.rejects if chunks else []
     wanted = [(line.index, line.offset, len(line.payload), line.code) for line in listed if line.offset < known]
     found = [

@@ -424,7 +424,7 @@ def test_a_chunk_of_nothing_but_bad_lines_stops_early_where_fewer_are_allowed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "MOST_LINES", 3)
-    (chunk_id, *_) = stage.planned(b"x\n" * 50, max_rejects=5)
+    (chunk_id, *_) = stage.planned(b"{}\n" + b"x\n" * 50, max_rejects=5)
     load.load_chunk(stage.runtime, chunk_id)
 
     status = stage.status(stage.import_of(chunk_id))
