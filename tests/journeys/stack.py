@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -47,9 +48,13 @@ SETTINGS = {
 }
 MAPPING = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
 WORKER = "penstock-worker"
-#: The one line of a log that is no object. libpq writes it itself: a Postgres killed right after it let a connection in
+#: A line of a log that is no object. libpq writes it itself: a Postgres killed right after it let a connection in
 #: has the farewell in the same packet as the welcome, which libpq reads before the driver takes its messages over.
 _LIBPQS_OWN = "FATAL:  terminating connection due to unexpected postmaster exit"
+#: The other that is none: what billiard writes of a process of its pool that comes up while its worker is killed.
+_BILLIARDS_OWN = re.compile(
+    r"^Process ForkPoolWorker-\d+:\nTraceback .*?\nBrokenPipeError: .*?\n", re.DOTALL | re.MULTILINE
+)
 
 _WAIT_FOR_WORDS = """
 DO $$ BEGIN
@@ -481,7 +486,7 @@ class Stack:
         leaks = [path for path in paths if self.find_secret(path.read_bytes())]
         assert not leaks, f"the S3 secret stands in {leaks}"
         for path in self.logs.glob("*.log"):
-            for line in path.read_text().splitlines():
+            for line in _BILLIARDS_OWN.sub("", path.read_text()).splitlines():
                 if line == _LIBPQS_OWN:
                     continue
                 assert {"time", "level", "logger", "event"} <= set(json.loads(line)), f"{path}: {line}"

@@ -17,7 +17,7 @@ from tests.journeys.stub_s3 import StubS3
 from tests.journeys.test_stopping import LONGEST_STOP, STOP_SECONDS
 from tests.journeys.test_watchdog import LONG
 
-_WALKED = "SELECT number, attempts FROM chunks WHERE import_id = %(id)s AND long AND state = 'leased'"
+_WALKED = "SELECT number, attempts FROM chunks WHERE import_id = %(id)s AND kind = 'walk' AND long AND state = 'leased'"
 
 
 def start_walk(stack: Stack, source: Object, collection: str) -> str:
@@ -29,7 +29,7 @@ def start_walk(stack: Stack, source: Object, collection: str) -> str:
 
 def drip_walk(slow: Stack, dripping: StubS3) -> list[str]:
     """Let what a walker reads next drip, and nothing else; return a list that is filled once it does."""
-    leased = "SELECT count(*) FROM chunks WHERE long AND state = 'leased'"
+    leased = "SELECT count(*) FROM chunks WHERE kind = 'walk' AND long AND state = 'leased'"
     dripped: list[str] = []
 
     def drip_once(method: str, _: int) -> str | None:

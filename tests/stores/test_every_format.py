@@ -225,12 +225,34 @@ def test_a_truncated_stream_keeps_what_was_good_and_says_so(
     assert len(found) > 1000
 
 
+@pytest.mark.parametrize("compression", [Compression.GZIP, Compression.BZIP2, Compression.ZSTD])
+def test_nothing_is_loaded_of_a_stream_whose_checksum_is_wrong(stage: Stage, compression: Compression) -> None:
+    """What is decompressed before the checksum may be anything, events that nobody wrote among it."""
+    text = b"".join(b'{"$unique_id":"%d","v":"%s"}\n' % (n, uuid.uuid4().hex.encode()) for n in range(20_000))
+    body = bytearray(compressed(text, compression))
+    body[len(body) // 2] ^= 0xFF
+    _, status = imported(stage, bytes(body), chunk_bytes=200_000)
+
+    assert (status.state, status.error and status.error.code) == (ImportState.FAILED, "corrupt_compression")
+    assert status.error
+    assert "Nothing of it was imported." in status.error.message
+    assert status.progress.counts == Counts()
+
+
+def compressed(text: bytes, compression: Compression) -> bytes:
+    """Return the text compressed, of Zstandard with the checksum that its command line writes."""
+    if compression is Compression.ZSTD:
+        return zstd.compress(text, options={zstd.CompressionParameter.checksum_flag: 1})
+    return COMPRESS[compression](text)
+
+
 def test_a_walk_that_died_goes_on_where_it_had_committed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream is decompressed from its beginning again, and nothing is loaded twice."""
     body = ndjson(*({"$unique_id": n, "filler": "x" * 50} for n in range(5000)))
     stage.runtime.settings = replace(stage.settings, chunk_bytes=50_000)
     import_id = stage.start(zstd.compress(body), format=None, compression=None)
     plan_import(stage.runtime, import_id)
+    load.load_chunk(stage.runtime, stage.chunk_ids(import_id)[0])  # the scan
     take, taken = Judge.take, []
 
     def die_late(judge: Judge, block: Any) -> None:
@@ -241,7 +263,7 @@ def test_a_walk_that_died_goes_on_where_it_had_committed(stage: Stage, monkeypat
 
     with monkeypatch.context() as dying:
         dying.setattr(Judge, "take", die_late)
-        load.load_chunk(stage.runtime, stage.chunk_ids(import_id)[0])
+        load.load_chunk(stage.runtime, stage.chunk_ids(import_id)[1])
     before = stage.status(import_id)
     stage.query("UPDATE chunks SET not_before = now() WHERE import_id = %(id)s RETURNING id", id=import_id)
     stage.load_all(import_id)
@@ -319,7 +341,7 @@ def test_a_walk_that_goes_on_has_one_turn_of_its_import(stage: Stage) -> None:
 
     assert stage.status(import_id).progress.counts == Counts(lines=300, imported=300)
     assert len(stage.chunk_ids(import_id)) > 2
-    assert (len(stage.sent.loads), stage.sent.walks) == (1, [])
+    assert (len(stage.sent.loads), stage.sent.walks) == (2, []), "the scan's turn, and the walk's"
 
 
 def test_a_csv_that_begins_with_nothing_for_long_fails_and_is_not_a_million_rejects(stage: Stage) -> None:

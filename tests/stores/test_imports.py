@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import Refusal, Terminal, Transient
 from common.ledger import imports
+from common.model.formats import Compression, Format
 from common.model.imports import ACTIVE, MOVES, ImportState
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.sources import Source, SourceRef
@@ -108,7 +109,7 @@ def test_the_table_knows_just_the_states_of_the_model(stage: Stage) -> None:
     ],
 )
 def test_a_file_of_the_wrong_shape_fails_and_nothing_is_imported(stage: Stage, body: bytes, reason: str) -> None:
-    status = stage.run(body)
+    status = stage.run(body, format=Format.NDJSON, compression=Compression.NONE)
 
     assert status.state is ImportState.FAILED
     assert status.error is not None

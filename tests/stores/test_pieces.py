@@ -65,6 +65,15 @@ def test_an_object_of_the_wrong_shape_keeps_no_other_out(stage: Stage, folder: S
     assert (status.pieces.total, status.pieces.completed, status.pieces.failed) == (3, 2, 1)
     (failed,) = [piece for piece in status.pieces.objects if piece.error]
     assert failed.key.endswith("/b")
+    assert status.error
+    assert status.error.message.startswith(f"{failed.key}: ")
+
+
+def test_the_one_object_of_an_import_is_a_piece_that_fails_too(stage: Stage) -> None:
+    status = stage.run(b"PK\x03\x04 a zip", format=None, compression=None)
+
+    assert (status.state, failure(status)) == (ImportState.FAILED, "wrong_shape")
+    assert (status.pieces.total, status.pieces.completed, status.pieces.failed) == (1, 0, 1)
 
 
 def test_an_object_that_changes_under_the_import_keeps_no_other_out(stage: Stage, folder: SourceRef) -> None:

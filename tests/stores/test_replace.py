@@ -103,7 +103,7 @@ def test_of_two_chunks_that_meet_at_one_id_one_counts_it(
 
     (row,) = stage.rows()
     assert b'"two"' in row.payload
-    assert sums(stage, hands[0].job.id) == (int(not stored), int(stored), 1)
+    assert sums(stage, hands[0].work.job.id) == (int(not stored), int(stored), 1)
 
 
 def test_what_is_counted_is_what_stood_there_when_the_row_was_taken(stage: Stage) -> None:
@@ -128,7 +128,7 @@ def test_what_is_counted_is_what_stood_there_when_the_row_was_taken(stage: Stage
         tx.run("ROLLBACK")
         waiting.result(timeout=20)
 
-    assert sums(stage, hands[0].job.id) == (0, 2, 1)
+    assert sums(stage, hands[0].work.job.id) == (0, 2, 1)
     assert [row.offset for row in stage.rows()] == [0, 256]
 
 
@@ -145,7 +145,7 @@ def test_of_two_imports_that_meet_at_one_id_the_later_one_stays(
 
     (row,) = stage.rows()
     assert b'"late"' in row.payload
-    receipts = [sums(stage, hand.job.id) for hand in hands]
+    receipts = [sums(stage, hand.work.job.id) for hand in hands]
     assert receipts == ([(1, 0, 0), (0, 1, 0)] if first == 0 else [(0, 0, 1), (1, 0, 0)])
 
 
@@ -160,11 +160,11 @@ class Meeting:
         self._done: list[Future[Done]] = []
         finish = chunks.finish_chunk
 
-        def wait(tx: Tx, chunk: Chunk, *args: object) -> object:
+        def wait(tx: Tx, chunk: Chunk, *args: Any, **more: Any) -> object:
             if chunk is self._held:
                 self._written.set()
                 assert self._go_on.wait(timeout=20)
-            return finish(tx, chunk, *args)  # type: ignore[arg-type]
+            return finish(tx, chunk, *args, **more)
 
         monkeypatch.setattr(chunks, "finish_chunk", wait)
 

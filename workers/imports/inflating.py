@@ -51,15 +51,17 @@ class Inflater:
     the frame's window, at most 64 MiB.
     """
 
-    def __init__(self, compression: Compression, limits: Limits, *, checked_only: bool = False) -> None:
-        """Take what the object is compressed with.
+    def __init__(
+        self, compression: Compression, limits: Limits, *, checked_only: bool = False, is_imported: bool = True
+    ) -> None:
+        """Take what the object is compressed with, and for the texts of errors whether what comes out is imported.
 
         ``checked_only`` decodes gzip 2.6 times as quick, but gives up some bytes before damage, and calls a few valid
         headers damaged: for whoever asks whether it is sound, and reads it again if not.
         """
         kind = _KINDS[compression]
         self._kind = kind._replace(open=_QuickGzip) if checked_only and compression is Compression.GZIP else kind
-        self._limits = limits
+        self._limits, self._is_imported = limits, is_imported and not checked_only
         self._stream: _Stream | None = None
         self._waiting = bytearray()
         #: The first bytes of what may be a member, too few to tell.
@@ -154,7 +156,8 @@ class Inflater:
         return self._failed("trailing_junk", what, "Remove it, or upload the object once more")
 
     def _failed(self, code: str, what: str, remedy: str, internal: str = "") -> SourceFailed:
-        where = f"after {self.decoded:,} decompressed bytes. What was imported of them stays"
+        rest = "What was imported of them stays" if self._is_imported else "Nothing of it was imported"
+        where = f"after {self.decoded:,} decompressed bytes. {rest}"
         kept = where if self.decoded else "and nothing could be read before that"
         text = f"The object's {self._kind.name} data {what}, {kept}. {remedy} and import it again."
         return SourceFailed(code, text, f"{text} ({internal})" if internal else "")
@@ -163,10 +166,12 @@ class Inflater:
 class Inflation:
     """The decoded bytes of an object: iterate it, once."""
 
-    def __init__(self, pieces: Iterable[bytes], compression: Compression, limits: Limits) -> None:
+    def __init__(
+        self, pieces: Iterable[bytes], compression: Compression, limits: Limits, *, is_imported: bool = True
+    ) -> None:
         """Take the object's bytes from byte 0 on, in pieces of any size, and what they are compressed with."""
         self._pieces = pieces
-        self._inflater = Inflater(compression, limits)
+        self._inflater = Inflater(compression, limits, is_imported=is_imported)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield decoded pieces of at most ``PIECE`` bytes. Raises what pulling a piece raises, and SourceFailed where

@@ -71,10 +71,8 @@ def _cut(layout: Layout, job: Import, source: Source, sample: bytes, chunk_bytes
     # What is not larger than a chunk is read at one stretch anyway.
     long = source.size > chunk_bytes
     match layout.compression, layout.format:
-        case ((Compression.ZSTD | Compression.BZIP2), _):
-            return Step(Kind.WALK, long=long)  # entered at its beginning only
-        case Compression.GZIP, _:
-            return Step(Kind.SCAN, long=long)  # for an index to enter it by
+        case ((Compression.GZIP | Compression.ZSTD | Compression.BZIP2), _):
+            return Step(Kind.SCAN, long=long)  # whether it is sound; and of gzip for an index to enter it by
         case _, Format.JSON:
             return Step(Kind.WALK, long=False)
         case _, Format.CSV if job.mapping.quoted_line_breaks:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from common.errors import PenstockError, Terminal, Transient
+from common.errors import PenstockError, SourceFailed, Terminal, Transient
 from common.ledger import chunks, imports
 from common.model.imports import IfSeen, Plan
 from common.model.sources import Source
@@ -118,7 +118,19 @@ def _look(runtime: Runtime, plan: Plan, sources: list[Source]) -> Cut | None:
     if len(sources) > 1:
         return None
     objects, most = runtime.objects_of(plan.job), runtime.settings.chunk_bytes
-    return look_at(objects, sources[0], plan.job, chunk_bytes=most)
+    try:
+        return look_at(objects, sources[0], plan.job, chunk_bytes=most)
+    except SourceFailed as error:
+        _note_piece(runtime, plan, sources, error)
+        raise
+
+
+def _note_piece(runtime: Runtime, plan: Plan, sources: list[Source], error: SourceFailed) -> None:
+    """Write down the one piece that has failed: the import's end, which follows, says it of the import alone."""
+    with runtime.database.transaction() as tx:
+        if imports.holds_plan(tx, plan):
+            imports.pin_sources(tx, plan.job.id, sources)
+            imports.fail_source(tx, plan.job.id, 0, error)
 
 
 def _commit_plan(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut | None) -> tuple[list[int], list[int]]:

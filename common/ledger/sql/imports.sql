@@ -83,6 +83,10 @@ INSERT INTO sources (import_id, ordinal, bucket, key, region, size, etag)
 SELECT %(import_id)s, ordinal - 1, bucket, key, region, size, etag
 FROM unnest(%(buckets)s::text[], %(keys)s::text[], %(regions)s::text[], %(sizes)s::bigint[], %(etags)s::text[])
      WITH ORDINALITY AS s (bucket, key, region, size, etag, ordinal)
+-- Again where a planner found an object of the wrong shape and died before it could say so.
+ON CONFLICT (import_id, ordinal) DO UPDATE
+    SET bucket = excluded.bucket, key = excluded.key, region = excluded.region, size = excluded.size,
+        etag = excluded.etag, error_code = NULL, error_message = NULL
 
 -- name: read_source
 SELECT bucket, key, region, size, etag, layout, decoded_size
@@ -155,7 +159,10 @@ SET (state, error_code, error_message) = (
         LEFT JOIN LATERAL (
             SELECT %(code)s, %(message)s, -1 WHERE t.rejected > i.max_rejects
             UNION ALL
-            SELECT error_code, error_message, ordinal
+            SELECT error_code,
+                   CASE WHEN (SELECT count(*) FROM sources WHERE import_id = i.id) > 1
+                        THEN key || ': ' || error_message ELSE error_message END,
+                   ordinal
             FROM sources
             WHERE import_id = i.id AND error_code IS NOT NULL
             ORDER BY 3
