@@ -119,6 +119,24 @@ def test_a_file_of_the_wrong_shape_fails_and_nothing_is_imported(stage: Stage, b
     assert stage.rows() == []
 
 
+@pytest.mark.parametrize("body", [b"a,b\n1,2\n", b"hello world\n" * 5000])
+def test_a_file_without_one_object_that_was_to_be_lines_of_them_is_one_failure(stage: Stage, body: bytes) -> None:
+    status = stage.run(body, format=Format.NDJSON)
+
+    assert status.state is ImportState.FAILED
+    assert status.error is not None
+    assert status.error.code == "wrong_shape"
+    assert "no line that is a JSON object" in status.error.message
+    assert status.progress.counts.rejected == 0
+
+
+def test_a_single_line_that_is_no_object_is_a_reject(stage: Stage) -> None:
+    status = stage.run(b"hello world\n", format=Format.NDJSON)
+
+    assert status.state is ImportState.COMPLETED_WITH_ERRORS
+    assert status.progress.counts.rejected == 1
+
+
 @pytest.mark.parametrize(
     "first", [b"[1, 2]", b"\xff\xfe is not UTF-16 here"[2:], b'{"a":"\xff"}', b"\0", b"nope", b"{"]
 )

@@ -70,6 +70,8 @@ _ALIKE = 2 / 3
 _LONG_CELL = 100
 #: Damaged lines of NDJSON that may look like CSV by chance.
 _FEW = 2
+#: Lines that make a file of another kind where none of them begins as an object. A single one is an event gone wrong.
+_SEVERAL = 2
 
 _ENDINGS = {
     "ndjson": Format.NDJSON,
@@ -187,6 +189,11 @@ class _Text(NamedTuple):
             lines.pop()
         return [line for line in lines if line.strip(_BLANK)]
 
+    def is_no_ndjson(self) -> bool:
+        """Tell whether two lines or more are there, and not one, not even a last one cut off, begins as an object."""
+        begun = any(line.lstrip(_BLANK).startswith(b"{") for line in self.text.split(b"\n"))
+        return not begun and len(self.lines()) >= _SEVERAL
+
     def object_lines(self) -> int:
         return sum(line.lstrip(_BLANK).startswith(b"{") and _is_json(line) for line in self.lines())
 
@@ -197,6 +204,8 @@ _Kind = Layout | str
 _BINARY = "it is binary, or text in another encoding than UTF-8"
 _MARKED_UP = "it looks like XML or HTML"
 _PRINTED = "it looks like one JSON object over several lines"
+_NO_OBJECTS = "it has no line that is a JSON object"
+_NO_OBJECTS_YET = "none of its first lines is a JSON object"
 
 
 def _find_any(found: _Text) -> _Kind:
@@ -312,10 +321,18 @@ def _check_ndjson(found: _Text) -> _Kind:
     # Only where not one line would be an event it is asked what else it could be.
     if found.object_lines() or _OBJECT.match(found.text):
         return Layout(Format.NDJSON)
+    return _other_than_ndjson(found) or Layout(Format.NDJSON)
+
+
+def _other_than_ndjson(found: _Text) -> str | None:
+    """Return what a text is of which no line is an event, None if it may be of events that were damaged."""
     if _is_markup(found.text):
         return _MARKED_UP
-    is_csv = len(found.lines()) > _FEW and _find_csv(found, certain=False)
-    return "it looks like CSV" if is_csv else Layout(Format.NDJSON)
+    if len(found.lines()) > _FEW and _find_csv(found, certain=False):
+        return "it looks like CSV"
+    if found.is_no_ndjson():
+        return _NO_OBJECTS if found.whole else _NO_OBJECTS_YET
+    return None
 
 
 def _check_csv(found: _Text) -> _Kind:
