@@ -6,7 +6,6 @@ can make us call another host. Credentials are given by hand, so that a caller's
 
 from __future__ import annotations
 
-import io
 import random
 import re
 import threading
@@ -15,7 +14,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from io import BytesIO
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
@@ -24,7 +22,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.parsers import ResponseParserError
 from smart_open.compression import NO_COMPRESSION, compression_wrapper
 
-from common.errors import PenstockError, SourceFailed, Terminal, Transient
+from common.errors import SourceFailed, Terminal, Transient
+from common.model.formats import Compression
 from common.model.imports import Credentials
 from common.model.roles import not_assumable
 from common.model.sources import DEFAULT_REGION, Source, SourceRef
@@ -45,8 +44,13 @@ _TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 5, 0.2, 5.0
 #: Error codes of S3 that pass; besides them every 5xx does.
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "InternalError"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-#: Names' ends that ``read_whole`` decompresses by. Not all that smart_open knows: an xz may ask for 4 GiB of memory.
-_COMPRESSED = {".gz", ".bz2", ".zst"}
+#: What smart_open knows them by. Not all that it reads: an xz may ask for 4 GiB of memory.
+_DECOMPRESSED_AS = {
+    Compression.NONE: NO_COMPRESSION,
+    Compression.GZIP: ".gz",
+    Compression.ZSTD: ".zst",
+    Compression.BZIP2: ".bz2",
+}
 #: STS signs by region; its global address is that of the default one.
 _STS_HOST = re.compile(r"https://sts\.([a-z]{2}-[a-z-]+-[0-9]{1,2})\.amazonaws\.com(?:\.cn)?/?")
 
@@ -112,21 +116,21 @@ class Objects:
                 raise Transient(_UNREACHABLE, "the listing goes on nowhere")
             token = follows
 
-    def read_whole(self, source: Source, *, most: int) -> bytes:
-        """Return all of a small object, decompressed as its name says: of more than ``most`` bytes, the first of them.
+    def read_whole(self, source: Source, *, most: int, sniff: Callable[[bytes], Compression | None]) -> bytes:
+        """Return all of a small object, decompressed: of more than ``most`` bytes, the first of them.
+
+        ``sniff`` says how an object is compressed that begins with these bytes; its name says nothing.
 
         smart_open decompresses and does not read: its own reader neither checks the answer's ETag and range (P6), nor
         leaves the pauses to us, 31 s in a row. Raises Terminal ``source_unreadable``, and as ``read_from`` does.
         """
-        suffix = PurePosixPath(source.key).suffix.lower()
-        raw = io.BufferedReader(_Pieces(self.read_from(source, 0, source.size)))
+        raw = b"".join(self.read_from(source, 0, source.size))
+        compression = sniff(raw) or Compression.NONE
         try:
-            with compression_wrapper(raw, "rb", suffix if suffix in _COMPRESSED else NO_COMPRESSION) as content:
+            with compression_wrapper(BytesIO(raw), "rb", _DECOMPRESSED_AS[compression]) as content:
                 return bytes(content.read(most))
-        except PenstockError:
-            raise
         except Exception as error:  # every decompressor has errors of its own
-            text = f"The object ends in {suffix}, and cannot be decompressed as that says."
+            text = f"The object begins as {compression} does, and cannot be decompressed as that."
             raise Terminal("source_unreadable", text, type(error).__name__) from error
 
     def read_from(self, source: Source, start: int, end: int) -> Generator[bytes, None, None]:
@@ -177,27 +181,6 @@ class Objects:
             answer["Body"].close()
             raise Transient(_UNREACHABLE, f"asked for bytes {start}-{stop - 1}, got {answer.get('ContentRange')!r}")
         return answer["Body"]
-
-
-class _Pieces(io.RawIOBase):
-    """A file of the pieces that an iterator yields."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._left = memoryview(piece)
-        count = min(len(buffer), len(self._left))
-        buffer[:count], self._left = self._left[:count], self._left[count:]
-        return count
 
 
 class Spool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +20,12 @@ from common.objects import Objects
 from deploy.local.servers import Servers
 from tests.stores.faulty_s3 import Answer, serving
 from workers.imports.finding import find_sources
+from workers.imports.sniffing import sniff_compression
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BUCKET = "found"
 KEYS = [
@@ -102,25 +110,32 @@ def test_a_listing_goes_on_over_pages(store: tuple[Objects, Any]) -> None:
     assert len(heard) == 5
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_list_of_keys_is_read_from_its_object(store: tuple[Objects, Any], suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["", ".gz", ".ZST"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, zstd.compress])
+def test_a_list_of_keys_is_read_from_its_object_as_its_bytes_say_and_not_its_name(
+    store: tuple[Objects, Any], compress: Callable[[bytes], bytes], suffix: str
+) -> None:
     ours, client = store
     text = "# all of them\n" + "\n".join(reversed(KEYS)) + f"\ns3://{BUCKET}/in/parts\n"
     key = f"lists/keys ?versionId=1.txt{suffix}"
-    client.put_object(Bucket=BUCKET, Key=key, Body=gzip.compress(text.encode()) if suffix else text.encode())
+    client.put_object(Bucket=BUCKET, Key=key, Body=compress(text.encode()))
     found = find_sources(ours, SourceRef(BUCKET, key, kind=SourceKind.MANIFEST), most=100)
 
     assert [source.key for source in found] == sorted([*KEYS, "in/parts"], key=str.encode)
 
 
-def test_a_list_that_is_no_gzip_though_its_name_says_so_is_refused(store: tuple[Objects, Any]) -> None:
+@pytest.mark.parametrize(
+    ("compress", "named"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (zstd.compress, "zstd")]
+)
+def test_a_list_that_cannot_be_decompressed_is_refused(
+    store: tuple[Objects, Any], compress: Callable[[bytes], bytes], named: str
+) -> None:
     ours, client = store
-    for body in (b"in/a.json\n", gzip.compress(b"in/a.json\n" * 99)[:-9]):
-        client.put_object(Bucket=BUCKET, Key="lists/broken.gz", Body=body)
-        with pytest.raises(Terminal) as refused:
-            find_sources(ours, SourceRef(BUCKET, "lists/broken.gz", kind=SourceKind.MANIFEST), most=9)
-        assert refused.value.code == "source_unreadable"
-        assert ".gz" in refused.value.public
+    client.put_object(Bucket=BUCKET, Key="lists/broken", Body=compress(b"in/a.json\n" * 99)[:-9])
+    with pytest.raises(Terminal) as refused:
+        find_sources(ours, SourceRef(BUCKET, "lists/broken", kind=SourceKind.MANIFEST), most=9)
+    assert refused.value.code == "source_unreadable"
+    assert f"begins as {named} does" in refused.value.public
 
 
 def test_a_list_that_changes_while_it_is_read_is_refused(store: tuple[Objects, Any]) -> None:
@@ -129,7 +144,7 @@ def test_a_list_that_changes_while_it_is_read_is_refused(store: tuple[Objects, A
     pinned = ours.pin(SourceRef(BUCKET, "lists/moving"))
     client.put_object(Bucket=BUCKET, Key="lists/moving", Body=b"in/Z.json")
     with pytest.raises(Terminal) as refused:
-        ours.read_whole(pinned, most=100)
+        ours.read_whole(pinned, most=100, sniff=sniff_compression)
     assert refused.value.code == "source_changed"
 
 

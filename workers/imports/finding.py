@@ -11,6 +11,7 @@ from common.model.formats import Format
 from common.model.globs import Glob
 from common.model.sources import Source, SourceKind, SourceRef, key_fault, listed_key
 from common.objects import Objects
+from workers.imports.sniffing import sniff_compression
 
 #: Bytes of a list of keys, decompressed or not.
 MOST_LIST_BYTES = 16 * 1024 * 1024
@@ -110,11 +111,11 @@ def _pin_all(objects: Objects, ref: SourceRef, keys: Iterable[str], advance: Cal
 
 
 def _read_list(objects: Objects, ref: SourceRef, *, most: int) -> Iterator[str]:
-    """Yield the keys of a list: text in UTF-8, one a line, ``#`` and blank lines left out, compressed as named."""
+    """Yield the keys of a list: text in UTF-8, one a line, ``#`` and blank lines left out, compressed or not."""
     manifest = objects.pin(ref)
     if manifest.size > MOST_LIST_BYTES:
         raise _too_long()
-    content = objects.read_whole(manifest, most=MOST_LIST_BYTES + 1)
+    content = objects.read_whole(manifest, most=MOST_LIST_BYTES + 1, sniff=sniff_compression)
     if len(content) > MOST_LIST_BYTES:
         raise _too_long()
     try:

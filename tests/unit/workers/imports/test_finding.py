@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Terminal
-from common.model.formats import Format
+from common.model.formats import Compression, Format
 from common.model.sources import Source, SourceKind, SourceRef, list_keys
 from workers.imports import finding
 from workers.imports.finding import find_sources, says_other
@@ -39,9 +39,9 @@ class Shelf:
         while page := [*itertools.islice(keys, 3)]:
             yield [self.source(key) for key in page]
 
-    def read_whole(self, source: Source, *, most: int) -> bytes:
+    def read_whole(self, source: Source, *, most: int, sniff: Callable[[bytes], Compression | None]) -> bytes:
         content = self.content[source.key]
-        return (gzip.decompress(content) if source.key.endswith(".gz") else content)[:most]
+        return (gzip.decompress(content) if sniff(content) is Compression.GZIP else content)[:most]
 
 
 def find(shelf: Any, key: str, kind: SourceKind, *, most: int = 100, **more: Any) -> list[str]:
@@ -155,9 +155,9 @@ def test_whoever_holds_the_plan_hears_of_each_answer_and_may_stop() -> None:
 
 def test_a_list_of_keys_is_read_as_people_write_it() -> None:
     text = "\ufeff# a list\r\n  b.json \r\n\ns3://bucket/a.json\nb.json\n#c\nhttps://bucket.s3.amazonaws.com/d%20e"
-    shelf = Shelf("a.json", "b.json", "d e", plain=text.encode(), **{"list.gz": gzip.compress(text.encode())})
+    shelf = Shelf("a.json", "b.json", "d e", plain=text.encode(), packed=gzip.compress(text.encode()))
 
-    assert find(shelf, "plain", MANIFEST) == find(shelf, "list.gz", MANIFEST) == ["a.json", "b.json", "d e"]
+    assert find(shelf, "plain", MANIFEST) == find(shelf, "packed", MANIFEST) == ["a.json", "b.json", "d e"]
 
 
 def test_a_list_in_the_request_needs_no_object() -> None:
@@ -185,13 +185,13 @@ def test_a_list_that_cannot_be_followed_says_where(content: bytes, code: str, wo
     assert words in refused.value.public
 
 
-@pytest.mark.parametrize("name", ["list", "list.gz"])
-def test_a_list_that_is_too_long_is_refused_unread_or_unpacked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_list_that_is_too_long_is_refused_unread_or_unpacked(
+    compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(finding, "MOST_LIST_BYTES", 1000)
-    content = b"a\n" * 600
-    shelf = Shelf("a", **{name: gzip.compress(content) if name.endswith(".gz") else content})
     with pytest.raises(Terminal) as refused:
-        find(shelf, name, MANIFEST)
+        find(Shelf("a", list=compress(b"a\n" * 600)), "list", MANIFEST)
     assert refused.value.code == "invalid_manifest"
 
 
