@@ -52,9 +52,7 @@ WORKER = "penstock-worker"
 #: has the farewell in the same packet as the welcome, which libpq reads before the driver takes its messages over.
 _LIBPQS_OWN = "FATAL:  terminating connection due to unexpected postmaster exit"
 #: The other that is none: what billiard writes of a process of its pool that comes up while its worker is killed.
-_BILLIARDS_OWN = re.compile(
-    r"^Process ForkPoolWorker-\d+:\nTraceback .*?\nBrokenPipeError: .*?\n", re.DOTALL | re.MULTILINE
-)
+_BILLIARDS_OWN = re.compile(r"(?ms)^Process ForkPoolWorker-\d+:\nTraceback .*?\nBrokenPipeError: .*?\n")
 
 _WAIT_FOR_WORDS = """
 DO $$ BEGIN

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.callers import QUERY, create_key
+from api.web import MAX_BODY
 from common.settings import Settings
 from tests.conftest import SPOOL
 from tests.stage import Stage, event, ndjson
@@ -204,7 +205,7 @@ def test_a_stranger_and_a_key_that_may_not_push_send_no_byte(client: FlaskClient
 def test_a_body_may_be_larger_than_json_and_no_larger_than_its_own_limit(
     settings: Settings, stage: Stage, key: str
 ) -> None:
-    body = ndjson(event("a", size=100_000))
+    body = ndjson(event("a", size=MAX_BODY))
     with door(settings, stage, max_body_bytes=len(body)) as client:
         assert send(client, key, body).status_code == 201
         assert send(client, key, body, query="").status_code == 413
