@@ -1,4 +1,4 @@
-"""Load a chunk: lease, read, frame, decode, route, and one commit.
+"""Work on a chunk: lease, read, frame, decode, route, and one commit.
 
 The whole of the engine on one page. A chunk may run any number of times and counts once: its events, its rejects and
 its entry in the ledger stand in one transaction, whose last statements show the lease's token and pass the import's
