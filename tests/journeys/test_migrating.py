@@ -36,7 +36,7 @@ def test_a_migration_in_the_middle_of_an_import_fails_nothing_and_holds_up_nobod
     (tmp_path / "9001_pre_tried.sql").write_text(MIGRATION)
     waits: list[str] = []
     monkeypatch.setattr(migrating.log, "warning", lambda event, **_: waits.append(event))
-    source = make_object(101, 40_000)
+    source = make_object(101, 100_000)
     import_id = stack.start(stack.put(source.content), collection)
     database = Database(stack.service.environment["DATABASE_URL"])
     applied: list[str] = []

@@ -231,7 +231,11 @@ def test_only_one_sweep_is_at_it_at_a_time(stage: Stage, monkeypatch: pytest.Mon
 def test_rounds_share_a_connection_for_their_lock_and_hold_it_no_longer_than_a_round(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    # Of this database: pg_locks shows those of all, and the workers of the journeys sweep theirs.
+    locks = (
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
     held: list[int] = []
     monkeypatch.setattr(sweeping, "_settle", lambda runtime: held.extend(row.pid for row in stage.query(locks)))
     guard = Database(stage.settings.database_url)
