@@ -146,7 +146,7 @@ class Settings:
     own_buckets: str = setting(
         "Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", ""
     )
-    max_objects: int = setting("Objects that an import may take in.", 10_000)
+    max_objects: int = setting("Objects that an import may take in; 10,000 at the most.", 10_000)
     roles: str = setting(
         "What opens callers' roles, before STS is asked: JSON, by ARN or * an object of accessKeyId, secretAccessKey, "
         'buckets (a list, ["*"] for all) and, if not for all, projects (a list of names or ids).',

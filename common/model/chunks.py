@@ -9,8 +9,10 @@ from enum import StrEnum
 #: depend on its length. 8 MiB of ``{}`` were 2.8 million lines and 1.7 GB.
 MOST_LINES = 200_000
 #: Chunks that a source may come to: its numbers are those from its ordinal times this on, so that the order of numbers
-#: is the order of lines however late a source is cut. Times 10,000 sources it stays below 2**31.
+#: is the order of lines however late a source is cut. Times ``MOST_SOURCES`` it stays below 2**31.
 CHUNKS_OF_A_SOURCE = 200_000
+#: Sources that an import may have, whatever the setting says.
+MOST_SOURCES = 10_000
 
 
 @dataclass(frozen=True, slots=True)

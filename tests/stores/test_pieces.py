@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from common.model.chunks import Counts
 from common.model.imports import IfSeen, ImportState, ImportStatus
 from common.model.sources import SourceKind, SourceRef
 from tests.stage import Stage, event, ndjson
-from workers.imports import load
+from workers.imports import load, plan
 from workers.imports.plan import plan_import
 
 
@@ -53,6 +54,18 @@ def test_the_first_object_by_key_wins_whoever_is_loaded_first(
     (row,) = stage.rows()
     assert b"first" in row.payload
     assert stage.status(import_id).progress.counts == Counts(lines=2, imported=1, duplicates=1)
+
+
+def test_more_objects_than_there_are_numbers_for_are_too_many_whatever_is_set(
+    stage: Stage, folder: SourceRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(stage, folder, a=ndjson(event("1")), b=ndjson(event("2")), c=ndjson(event("3")))
+    stage.runtime.settings = replace(stage.settings, max_objects=1_000_000)
+    monkeypatch.setattr(plan, "MOST_SOURCES", 2)
+
+    status = stage.run(folder, format=None, compression=None)
+
+    assert (status.state, failure(status)) == (ImportState.FAILED, "too_many_objects")
 
 
 def test_an_object_of_the_wrong_shape_keeps_no_other_out(stage: Stage, folder: SourceRef) -> None:

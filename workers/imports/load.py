@@ -161,8 +161,7 @@ def commit(work: Work, lines: Lines, ending: Ending) -> Done:
     """Write everything the chunk came to, or nothing, and return its entry.
 
     Raises LeaseLostError where the chunk was taken over or the import no longer runs, Transient, and Terminal where
-    the store refuses what passed our checks. A COMMIT whose
-    answer was lost is looked up in the rows.
+    the store refuses what passed our checks. A COMMIT whose answer was lost is looked up in the rows.
     """
     with work.runtime.database.transaction() as tx:
         if not chunks.is_running(tx, work.job.id):

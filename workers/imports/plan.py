@@ -9,6 +9,7 @@ from functools import partial
 
 from common.errors import PenstockError, SourceFailed, Terminal, Transient
 from common.ledger import chunks, imports
+from common.model.chunks import MOST_SOURCES
 from common.model.imports import IfSeen, Plan
 from common.model.sources import Source
 from common.runtime import Runtime
@@ -103,7 +104,7 @@ def _pin_sources(runtime: Runtime, plan: Plan) -> list[Source]:
         runtime.objects_of(job),
         job.source,
         declared=job.format,
-        most=runtime.settings.max_objects,
+        most=min(runtime.settings.max_objects, MOST_SOURCES),
         advance=lease.advance,
     )
     with runtime.database.transaction() as tx:
