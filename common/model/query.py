@@ -23,9 +23,9 @@ in                  scalars of one type       an equal value; of an empty array 
 - A missing member and null are the same. Types never mix: 5 is neither "5" nor less than "6", true is not 1.
 - Arrays and objects are seen by ``exists`` alone; to all other operators they are values that nothing equals.
 - Numbers compare as numbers, exactly: 25.00 is 25, 1e2 is 100, integers of 100 digits differ in their last. A number
-  of the query is an integer or a double, by the shortest decimal that means it (0.1 is 0.1). A number of an event with
-  more than 255 digits on one side of its point, or an exponent of five digits, is none that can be compared: an
-  operator of numbers matches it as little as an array. (Postgres fails on the cast of 1e999999.)
+  of the query is an integer or a double, by the shortest decimal that means it (0.1 is 0.1). A number of an event of
+  more than 1,000 characters, or with an exponent of five digits, is none that can be compared: to all operators but
+  ``exists`` it is what an array is to them. (Postgres fails on the cast of 1e999999.)
 - Strings compare by code point. Escapes are what they stand for.
 - ``id`` is no path, nor is ``timestamp``: the time of an event is asked for by the timeframe.
 
@@ -66,11 +66,12 @@ MAX_STRING = 4096
 MAX_LIST = 1000
 #: Numbers of a query lie between this and its negative: every double does.
 MAX_NUMBER = 10**309
-#: Numbers of an event that can be compared, for Python and for Postgres: what both understand alike, and well within
-#: what numeric holds (131,072 digits before the point, 16,383 behind it). 255 is Postgres' largest count in a pattern.
-COMPARABLE = r"-?[0-9]{1,255}(?:\.[0-9]{1,255})?(?:[eE][+-]?0*[0-9]{1,4})?"
+#: Numbers of an event that can be compared have no more characters than this, and no exponent as in this pattern (of
+#: Postgres as well as of Python): well within what numeric holds, 131,072 digits before the point and 16,383 behind it.
+MAX_DIGITS = 1000
+TOO_GREAT = "[eE][+-]?0*[1-9][0-9]{4}"
 
-_COMPARABLE = re.compile(COMPARABLE)
+_TOO_GREAT = re.compile(TOO_GREAT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIXED_UNITS = {"minutes": timedelta(minutes=1), "hours": timedelta(hours=1)}
 _MONTHS = {"months": 1, "quarters": 3, "years": 12}
@@ -141,7 +142,7 @@ class Condition:
 def _scalar(value: Any) -> Scalar | _Other:
     """Return a value of an event as operands are written."""
     if type(value) is _Number:
-        return Decimal(value) if _COMPARABLE.fullmatch(value) else _OTHER
+        return _OTHER if len(value) > MAX_DIGITS or _TOO_GREAT.search(value) else Decimal(value)
     return value if value is None or type(value) in (str, bool) else _OTHER
 
 
