@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg2
 import psycopg2.extras
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.ledger.filtering import select_events
@@ -48,7 +48,7 @@ SPELLINGS = [
     "0", "-0", "0.0", "-0e0", "1", "5", "25", "25.00", "2.5e1", "1e2", "100", "0.1", "1E-1", "0.10000000000000000001",
     "1e400", "-1e400", "1e-400", "1e0009999", "1e9999", "1e-9999", "1e00010000", "1e999999", "-1e-999999", "1e" + "9" * 50,
     "9" * 100, "9" * 99 + "8", "9" * 1000, "9" * 1001, "0." + "3" * 998, "0." + "3" * 999, "9007199254740993",
-    "18446744073709551616", "0." + "1" * 980 + "e-9999", "9" * 20000, "9" * 140000,
+    "18446744073709551616", "0." + "1" * 980 + "e-9999",
 ]  # fmt: skip
 ASKED = [
     0, 1, 5, 25, 100, -1, 0.1, 2.5, 1e300, 1e-300, 5e-324, 1.7976931348623157e308, 10**308, 9007199254740993,
@@ -218,3 +218,103 @@ def test_postgres_and_python_select_the_same_events(
                 assert select_events(COLLECTION, query).judges_odd == bool(one)
         finally:
             connection.rollback()
+
+
+def test_numbers_are_compared_exactly_and_none_makes_the_statement_fail(connection: Any) -> None:
+    spellings = [*SPELLINGS, "9" * 20000, "9" * 140000, "0." + "0" * 20000 + "1"]
+    events = [Pairs([("n", Number(text))]) for text in spellings]
+    payloads = [f'{{"n":{text}}}'.encode() for text in spellings]
+    with connection.cursor() as cursor:
+        try:
+            store(cursor, payloads)
+            for number in ASKED:
+                for operator in ("eq", "neq", "gt", "gte", "lt", "lte"):
+                    asked = {"n": {operator: number}}
+                    query = parse_query({"filter": asked}, now=NOW)
+                    wanted = {at for at, event in enumerate(events) if is_wanted(event, asked)}
+                    assert {at for at, payload in enumerate(payloads) if query.matches(payload)} == wanted, asked
+                    assert selected(cursor, query) == wanted, asked
+        finally:
+            connection.rollback()
+
+
+@pytest.mark.parametrize("wanted", ["50%", "a_c", "'; DROP TABLE events; --", "%(q_0)s", "\\", "{}", '"'])
+def test_no_text_of_a_caller_is_anything_but_text(connection: Any, wanted: str) -> None:
+    payloads = [json.dumps({wanted: wanted}).encode(), b'{"50%":"50x"}', b'{"a_c":"abc"}']
+    with connection.cursor() as cursor:
+        try:
+            store(cursor, payloads)
+            for operator in ("eq", "contains", "startsWith", "endsWith"):
+                asked = {wanted: {operator: wanted}}
+                assert selected(cursor, parse_query({"filter": asked}, now=NOW)) == {0}
+        finally:
+            connection.rollback()
+
+
+def test_a_line_of_512_levels_is_judged_by_both(connection: Any) -> None:
+    payloads = [b'{"a":' * 511 + b"{}" + b"}" * 511, b'{"b":1,"a":' + b"[" * 511 + b"]" * 511 + b"}"]
+    assert len(DECODER.decode(Block(100, b"\n".join(payloads)), 0).events) == 2
+    query = parse_query({"filter": {".".join("a" * 32): {"exists": True}}}, now=NOW)
+    with connection.cursor() as cursor:
+        try:
+            store(cursor, payloads)
+            assert selected(cursor, query) == {at for at, line in enumerate(payloads) if query.matches(line)} == {0}
+        finally:
+            connection.rollback()
+
+
+def test_as_many_conditions_and_as_long_a_list_as_are_taken_are_carried_out(connection: Any) -> None:
+    asked: dict[str, Any] = {f"n{at}.{'x.' * 30}y": {"neq": "z" * 4096} for at in range(98)}
+    asked |= {"n": list(range(1000)), "t": [f"t{at}" for at in range(1000)]}
+    query = parse_query({"filter": asked}, now=NOW)
+    with connection.cursor() as cursor:
+        try:
+            store(cursor, [b'{"n":999.0,"t":"t0"}', b'{"n":1000,"t":"t0"}', b"{}"])
+            assert selected(cursor, query) == {0}
+        finally:
+            connection.rollback()
+
+
+def test_a_window_includes_its_start_and_not_its_end(connection: Any) -> None:
+    instant = timedelta(microseconds=1)
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    times = [first, NOW - instant, NOW, NOW + instant, last]
+    windows: list[tuple[datetime | None, datetime | None, set[int]]] = [
+        (None, None, {0, 1, 2, 3, 4}),
+        (NOW, None, {2, 3, 4}),
+        (None, NOW, {0, 1}),
+        (NOW, NOW, set()),
+        (NOW - instant, NOW + instant, {1, 2}),
+        (first, last, {0, 1, 2, 3}),
+    ]
+    with connection.cursor() as cursor:
+        try:
+            store(cursor, [b"{}"] * 4 + [rb'{"odd":"\\u0000"}'], times)
+            for start, end, wanted in windows:
+                assert selected(cursor, Query((), start, end)) == wanted
+        finally:
+            connection.rollback()
+
+
+def test_a_window_can_be_found_by_an_index_on_time(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(
+                "INSERT INTO events (collection_id, import_number, byte_offset, time, event_id, source_ordinal, odd,"
+                " payload) SELECT %s, -1, n, %s::timestamptz - n * interval '1 minute', gen_random_uuid(), 0, false,"
+                " '{}' FROM generate_series(1, 20000) AS n",
+                (COLLECTION, NOW),
+            )
+            cursor.execute("CREATE INDEX by_time ON events (collection_id, time)")
+            cursor.execute("ANALYZE events")
+            query = parse_query({"filter": {"a.b": {"gt": 5}}, "timeframe": "last_hour"}, now=NOW)
+            selection = select_events(COLLECTION, query)
+            cursor.execute(f"EXPLAIN SELECT payload FROM events WHERE {selection.where}", selection.values)
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        finally:
+            connection.rollback()
+
+    (condition,) = (line for line in plan.splitlines() if "Index Cond" in line)
+    assert "collection_id" in condition
+    assert '"time" >=' in condition
+    assert '"time" <' in condition
