@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import psycopg2
+import psycopg2.extensions
 import psycopg2.extras
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -357,3 +358,26 @@ def test_a_window_can_be_found_by_an_index_on_time(connection: Any) -> None:
     assert "collection_id" in condition
     assert '"time" >=' in condition
     assert '"time" <' in condition
+
+
+def test_strings_are_ordered_by_code_point_whatever_the_database_thinks_of_letters(database_url: str) -> None:
+    """Ours is made with the order of bytes; another's may put "a" before "B", and "ä" beside "a"."""
+    with_letters = psycopg2.connect(database_url)
+    with_letters.autocommit = True
+    with with_letters.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_collation WHERE collname = 'en-x-icu'")
+        if not cursor.fetchone():
+            pytest.skip("this Postgres is built without ICU")
+        cursor.execute("DROP DATABASE IF EXISTS letters")
+        cursor.execute("CREATE DATABASE letters TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
+    with_letters.close()
+    letters = psycopg2.connect(psycopg2.extensions.make_dsn(database_url, dbname="letters"))
+    with letters.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE events (collection_id int, import_number int, byte_offset int, time timestamptz,"
+            " event_id uuid, source_ordinal int, odd boolean, payload json)"
+        )
+        store(cursor, [f'{{"n":"{text}"}}'.encode() for text in ("a", "B", "ä", "z")])
+        assert selected(cursor, parse_query({"filter": {"n": {"lt": "a"}}}, now=NOW)) == {1}
+        assert selected(cursor, parse_query({"filter": {"n": {"gt": "z"}}}, now=NOW)) == {2}
+    letters.close()
