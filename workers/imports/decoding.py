@@ -5,56 +5,34 @@ The rules of one line, in the order in which they are asked; the first that fail
 1. ``line_too_long``: more than ``max_line`` bytes before its line end (a byte order mark counts). Then a byte order
    mark at byte 0 of the source and one carriage return at the end of the line are dropped.
 2. Blank (nothing but spaces, tabs, carriage returns): counted, no more.
-3. ``invalid_utf8``: anywhere in the line.
-4. ``too_deep``: more than 512 brackets open at once, strings left out.
-5. ``invalid_json``: not what RFC 8259 and Postgres' type ``json`` call a value; also two values.
-6. ``not_an_object``.
-7. ``lone_surrogate``: an escape for half of a surrogate pair, in any key or string.
-8. ``invalid_id``, ``empty_id``, ``id_too_long``: of the first of the mapping's id names that is there and not
-   null. Of a repeated key the last counts. The id is a string or an integer; 1.0 and 1e3 are no integers.
-9. ``invalid_time``: likewise, see ``parse_time``.
+3. Those of ``common.judging``.
 
 There are three ways through, from quick to slow, and they never differ in a verdict: a whole block in one
 call; a line at a time by the same decoder; and, for a line that this one refuses, a patient judge that finds
-the reason (or that there is none: numbers too large for a float are fine in a line). msgspec is the judge of
-JSON throughout. It agrees with Postgres on every odd line tried (tests/stores), but for what this page adds:
-it does not see invalid UTF-8 in what it skips, and it refuses lone surrogates where Postgres does not.
+the reason (or that there is none: numbers too large for a float are fine in a line).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate, compress, repeat
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
-from common.model.events import MAX_ID_BYTES, Event, Identity, derived_prefix
+from common.judging import BLANK, MAX_DEPTH, NUL, LineJudge, first_of, is_too_deep
+from common.model.events import MAX_ID_BYTES, Event, Identity
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from common.model.times import parse_time, parse_times
 from workers.imports.framing import NEWLINE, Block
 
-#: msgspec's own limit moves with the depth of Python's stack (900 to 1,000 levels were seen): ours is lower.
-MAX_DEPTH = 512
 #: A valid line of ``MAX_DEPTH + 1`` levels has that many brackets of each side.
 _SHORTEST_TOO_DEEP = 2 * (MAX_DEPTH + 1)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BLANK = b" \t\r"
-_NUL = b"\\u0000"
-#: A JSON string, or what stands for one in a line that is no JSON. Possessive (``++``): it cannot backtrack.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-#: An escape in a string; those of surrogates have a group.
-_ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
-
-#: Stands for an integer of more digits than we read: as an id it is too long, as a time out of range.
-_HUGE = 10**MAX_ID_BYTES
-
 #: ``Event._make`` without its check of the length: 0.20 us an event, and no Python frame.
 _make_event = partial(tuple.__new__, Event)
 _ALWAYS, _NEVER = True, False
@@ -76,7 +54,7 @@ class Decoded(NamedTuple):
     text_lines: int | None = None
 
 
-class Decoder:
+class Decoder(LineJudge):
     """Decodes the lines of one source for one import. Holds no state between blocks."""
 
     def __init__(
@@ -89,38 +67,15 @@ class Decoder:
         default_time: int,
         max_line: int,
     ) -> None:
-        """Take the import's rules.
-
-        ``default_time`` (microseconds since 1970) is the time of a line that holds none, ``max_line`` (bytes)
-        the longest line taken. OverflowError if ``import_number`` or ``source_ordinal`` has more bits than an
-        id derived from them has room for (48, 23).
-        """
-        self._identity = identity
-        self._prefix = derived_prefix(import_number, source_ordinal)
-        self._default_time = default_time
+        """Take the import's rules: those of ``LineJudge``, and the longest line taken, in bytes."""
+        super().__init__(
+            mapping,
+            identity=identity,
+            import_number=import_number,
+            source_ordinal=source_ordinal,
+            default_time=default_time,
+        )
         self._max_line = max_line
-        self._id_names, self._time_names = mapping.id_names, mapping.time_names
-        self._members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._anything = msgspec.json.Decoder(msgspec.Raw)
-        self._text = msgspec.json.Decoder(str)
-
-        names = dict.fromkeys((*self._id_names, *self._time_names))
-        fields = {name: f"f{at}" for at, name in enumerate(names)}
-        self._id_fields = [attrgetter(fields[name]) for name in self._id_names]
-        self._time_fields = [attrgetter(fields[name]) for name in self._time_names]
-        self._typed: msgspec.json.Decoder[Any] | None
-        try:
-            # The types refuse what can be neither id nor time. ``gc=False``: these can form no cycles.
-            line = msgspec.defstruct(
-                "Line",
-                [(field, str | int | float | None, None) for field in fields.values()],
-                rename={field: name for name, field in fields.items()},
-                gc=False,
-            )
-            self._typed = msgspec.json.Decoder(line)
-        except ValueError:
-            # msgspec has no field whose name holds a quote, a backslash or a control character.
-            self._typed = None
 
     def decode(self, block: Block, first_line: int) -> Decoded:
         """Return what the lines of ``block`` are, in order.
@@ -144,8 +99,8 @@ class Decoder:
             return None
         odd: Iterable[bool] = repeat(_NEVER)
         # The search for one byte is memchr, 60 times as quick as the search for the text.
-        if b"\\" in laid.data and _NUL in laid.data:
-            odd = [_NUL in payload for payload in laid.payloads]
+        if b"\\" in laid.data and NUL in laid.data:
+            odd = [NUL in payload for payload in laid.payloads]
         event_ids, has_id = ids
         # Not strict: ``repeat`` has no end.
         rows = zip(event_ids, has_id, laid.offsets, times, odd, laid.payloads, strict=False)
@@ -162,7 +117,7 @@ class Decoder:
         """
         if self._typed is None or laid.longest > self._max_line or not _all_look_like_objects(laid.bodies):
             return None
-        if laid.longest >= _SHORTEST_TOO_DEEP and any(map(_is_too_deep, laid.payloads)):
+        if laid.longest >= _SHORTEST_TOO_DEEP and any(map(is_too_deep, laid.payloads)):
             return None
         try:
             if not laid.data.isascii():
@@ -206,90 +161,15 @@ class Decoder:
                 rejects.append(Reject(line, offset, length, RejectCode.LINE_TOO_LONG, body))
                 continue
             payload = _without_mark(raw, offset).removesuffix(b"\r")
-            if not payload.strip(_BLANK):
+            if not payload.strip(BLANK):
                 blank += 1
                 continue
-            judged = self._judge(payload, offset)
+            judged = self.judge(payload, offset)
             if isinstance(judged, RejectCode):
                 rejects.append(Reject(line, offset, len(payload), judged, payload[:KEPT_BYTES]))
             else:
                 events.append(judged)
         return Decoded(events, rejects, blank, len(lines))
-
-    def _judge(self, payload: bytes, offset: int) -> Event | RejectCode:
-        """Return the event that a line is (neither blank nor too long), or why it is none."""
-        if not payload.isascii():
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                return RejectCode.INVALID_UTF8
-        if _is_too_deep(payload):
-            return RejectCode.TOO_DEEP
-        values = self._read(payload)
-        if isinstance(values, RejectCode):
-            return values
-        id_value, time_value = values
-        event_id = self._identify(id_value, offset)
-        if isinstance(event_id, RejectCode):
-            return event_id
-        time = self._default_time if time_value is None else parse_time(time_value)
-        if time is None:
-            return RejectCode.INVALID_TIME
-        return Event(event_id, id_value is not None, offset, time, _NUL in payload, payload)
-
-    def _read(self, payload: bytes) -> tuple[Any, Any] | RejectCode:
-        """Return a line's id and time as they stand in it (None: it has none), or why it cannot be read."""
-        if self._typed is not None:
-            try:
-                found = self._typed.decode(payload)
-            except msgspec.MsgspecError:
-                return self._read_patiently(payload)
-            return _first_of(found, self._id_fields), _first_of(found, self._time_fields)
-        return self._read_patiently(payload)
-
-    def _read_patiently(self, payload: bytes) -> tuple[Any, Any] | RejectCode:
-        """Do as ``_read`` does, without types: only the values that count are looked into."""
-        try:
-            members = self._members.decode(payload)
-        except msgspec.MsgspecError:
-            # Lone surrogates are all that msgspec refuses and JSON does not: is it well without surrogates?
-            mended = _ESCAPE.sub(lambda found: b"\\u0041" if found[1] else found[0], payload)
-            try:
-                self._anything.decode(mended)
-            except msgspec.MsgspecError:
-                return RejectCode.INVALID_JSON
-            is_object = payload.lstrip(_BLANK).startswith(b"{")
-            return RejectCode.LONE_SURROGATE if is_object else RejectCode.NOT_AN_OBJECT
-        return self._value(members, self._id_names), self._value(members, self._time_names)
-
-    def _value(self, members: dict[str, msgspec.Raw], names: Sequence[str]) -> Any:
-        """Return the first named member that is not null: its string or number, or False for others."""
-        tokens = (bytes(members[name]) for name in names if name in members)
-        token = next((token for token in tokens if token != b"null"), None)
-        if token is None:
-            return None
-        if token.startswith(b'"'):
-            return self._text.decode(token)
-        if token[0] not in b"-0123456789":
-            return False
-        if not {*b".eE"}.isdisjoint(token):
-            return float(token)
-        # Python reads no integer of more than 4,300 digits.
-        return int(token) if len(token) <= MAX_ID_BYTES else _HUGE
-
-    def _identify(self, value: Any, offset: int) -> bytes | RejectCode:
-        """Return the 16 bytes of the id a line holds (None: it holds none), or why we refuse it."""
-        if value is None:
-            return self._prefix + offset.to_bytes(7, "big")
-        if type(value) is str:
-            if not value:
-                return RejectCode.EMPTY_ID
-            if len(value) > MAX_ID_BYTES // 4 and len(value.encode()) > MAX_ID_BYTES:
-                return RejectCode.ID_TOO_LONG
-            return self._identity.of_string(value)
-        if type(value) is int:
-            return self._identity.of_integer(value) if -_HUGE // 10 < value < _HUGE else RejectCode.ID_TOO_LONG
-        return RejectCode.INVALID_ID
 
 
 class _Layout(NamedTuple):
@@ -317,7 +197,7 @@ def _lay_out(block: Block) -> _Layout:
         return _Layout(payloads, offsets, payloads, block.data, longest, lines)
     payloads[0] = _without_mark(payloads[0], block.offset)
     payloads = [payload.removesuffix(b"\r") for payload in payloads]
-    bodies = [payload.strip(_BLANK) for payload in payloads]
+    bodies = [payload.strip(BLANK) for payload in payloads]
     payloads, offsets = list(compress(payloads, bodies)), list(compress(offsets, bodies))
     bodies = list(filter(None, bodies))
     return _Layout(payloads, offsets, bodies, NEWLINE.join(bodies), longest, lines)
@@ -344,31 +224,11 @@ def _without_mark(line: bytes, offset: int) -> bytes:
     return line.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else line
 
 
-def _is_too_deep(payload: bytes) -> bool:
-    """Tell whether more than ``MAX_DEPTH`` brackets are open at once, those in strings left out.
-
-    Most lines are too short, or have too few opening brackets whatever stands in strings.
-    """
-    if len(payload) <= MAX_DEPTH or payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
-        return False
-    brackets = _STRING.sub(b"", payload).translate(None, _ALL_BUT_BRACKETS)
-    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH
-
-
-def _first_of(found: Any, fields: Sequence[Callable[[Any], Any]]) -> Any:
-    """Return the first of the fields of one line that is not None, else None."""
-    for field in fields:
-        value = field(found)
-        if value is not None:
-            return value
-    return None
-
-
 def _first_of_each(found: list[Any], fields: Sequence[Callable[[Any], Any]]) -> list[Any]:
-    """Return ``[_first_of(one, fields) for one in found]``, sooner: nearly always the first field is all."""
+    """Return ``[first_of(one, fields) for one in found]``, sooner: nearly always the first field is all."""
     if not fields:
         return [None] * len(found)
     values = list(map(fields[0], found))
     if len(fields) > 1 and type(None) in set(map(type, values)):
-        return [_first_of(one, fields) for one in found]
+        return [first_of(one, fields) for one in found]
     return values

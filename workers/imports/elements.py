@@ -19,6 +19,7 @@ from itertools import repeat
 import msgspec
 
 from common.errors import SourceFailed
+from common.judging import on_one_line
 from workers.imports.framing import NEWLINE, Block
 
 #: Brackets open at once whose kinds are remembered; of deeper ones only the number. Far more than the Decoder takes.
@@ -47,7 +48,6 @@ _TO_BRACKET = re.compile(_TEXT + rb"(?:(?:\{" + _TEXT + rb"\}|\[" + _TEXT + rb"\
 _SCALAR = re.compile(rb'[^][{}",: \t\r\n]*+')
 #: Brackets of one kind in a row: 200 MB of them are few steps.
 _RUN = re.compile(rb"\[++|\{++|\]++|\}++")
-_STRING = re.compile(rb'"' + _STRING_REST + rb'"?', re.DOTALL)
 
 _OPENERS = {ord("]"): ord("["), ord("}"): ord("{")}
 _CLOSERS = {opener: closer for closer, opener in _OPENERS.items()}
@@ -198,7 +198,7 @@ class _Walk:
         first = self._offset + self._at
         kept = yield from self._value("the rest of an element", keep=self._max_line + 1)
         self._end = self._offset + self._at
-        self._elements.append(_without_line_breaks(bytes(kept)))
+        self._elements.append(on_one_line(bytes(kept)))
         self._offsets.append(first)
         if len(kept) > self._max_line:
             yield from self.flush()
@@ -354,14 +354,3 @@ class _Scan:
         if known < run and self._open:
             self.expected = _CLOSERS[self._open[-1]]
         return at + known
-
-
-def _without_line_breaks(element: bytes) -> bytes:
-    if b"\n" not in element and b"\r" not in element:
-        return element
-    strings = _STRING.findall(element)
-    others = _STRING.split(element)
-    joined = [b""] * (len(strings) + len(others))
-    joined[::2] = [other.replace(b"\n", b" ").replace(b"\r", b" ") for other in others]
-    joined[1::2] = [string.replace(b"\n", b"\v") for string in strings]
-    return b"".join(joined)

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import msgspec
 
 from common.errors import SourceFailed
+from common.judging import MAX_DEPTH
 from common.model.mapping import Mapping
-from workers.imports.decoding import MAX_DEPTH
 from workers.imports.framing import NEWLINE
 from workers.imports.records import BYTE_ORDER_MARK, Quotes, State, read_rows
 

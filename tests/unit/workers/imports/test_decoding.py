@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.judging import MAX_DEPTH
 from common.model.events import Identity
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from common.model.times import parse_time
-from workers.imports.decoding import MAX_DEPTH, Decoded, Decoder
+from workers.imports.decoding import Decoded, Decoder
 from workers.imports.framing import Block
 
 MAX_LINE = 4000
