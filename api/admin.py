@@ -21,13 +21,15 @@ from rich.table import Table
 from api.callers import ALL_SCOPES, create_key
 from api.rendering import iso_time
 from common.errors import Refusal, Transient
-from common.ledger import migrate, projects
+from common.ledger import collections, migrate, projects
 from common.ledger.database import Database, DriverError, Tx
 from common.model.ids import parse_id
 from common.settings import SettingsError, read_setting
 from common.telemetry import configure_logs
 
 _LONGEST_NAME = 100
+#: Columns that would leave no room for the others on a terminal. The view's name is events_of_ and the project's id.
+_TOO_WIDE = {"eventsView"}
 #: Days. Longer than anybody will remember what the key was for.
 _LONGEST_LIFE = 3650
 
@@ -96,10 +98,11 @@ def create_project(name: str, *, replace: bool, as_json: bool) -> None:
         project_id = projects.create_project(tx, name)
         revoked = projects.make_room(tx, project_id) if replace else []
         key = create_key(tx, project_id, ALL_SCOPES)
+        view = projects.find_project(tx, project_id).view
     if as_json or not sys.stdout.isatty():
-        _print({"project": {"id": project_id, "name": name}, "apiKey": key})
+        _print({"project": {"id": project_id, "name": name}, "eventsView": view, "apiKey": key})
     else:
-        click.echo(f"Project  {name}\nId       {project_id}\nKey      {key}")
+        click.echo(f"Project  {name}\nId       {project_id}\nView     {view}\nKey      {key}")
     _say_what_to_know(revoked)
 
 
@@ -122,6 +125,42 @@ def set_limit(project: str, limit: int, *, as_json: bool) -> None:
         projects.set_import_limit(tx, projects.find_project(tx, project).id, limit or None)
         rows = [_row(projects.find_project(tx, project))]
     _show(rows, as_json=as_json)
+
+
+@admin.command("grant-events")
+@click.argument("project")
+@click.argument("role")
+@as_json
+def grant_events(project: str, role: str, *, as_json: bool) -> None:
+    """Let a role of Postgres read a project's events: SELECT on its view, and on nothing else.
+
+    In Postgres, REVOKE SELECT ON the view FROM the role takes it back.
+    """
+    with _transaction() as tx:
+        found = projects.find_project(tx, project)
+        projects.grant_events(tx, found.id, role)
+    if as_json or not sys.stdout.isatty():
+        _print({"eventsView": found.view, "role": role})
+    else:
+        click.echo(f"{role} may SELECT from {found.view}.")
+
+
+@admin.command("index-time")
+@click.argument("project")
+@click.argument("collection")
+@click.option("--drop", is_flag=True, help="Take the index away again.")
+@as_json
+def index_time(project: str, collection: str, *, drop: bool, as_json: bool) -> None:
+    """Index a collection by time: for events that were not stored roughly in the order of their times.
+
+    It makes every import into this collection slower, to about half its rate. Imports go on while it is built, which
+    reads all events and waits for every transaction under way, an export too. Safe to run twice.
+    """
+    with _database() as database:
+        with database.transaction() as tx:
+            project_id = projects.find_project(tx, project).id
+        collections.index_time(database, project_id, collection, drop=drop)
+    _show([{"collection": collection, "timeIndex": not drop}], as_json=as_json)
 
 
 @admin.command("create-key")
@@ -222,11 +261,12 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool, none: str = "") -> None:
             _print({name: iso_time(value) if isinstance(value, datetime) else value for name, value in row.items()})
     elif rows:
         table = Table(box=None, padding=(0, 1, 0, 0))
-        for name in rows[0]:
+        shown = [name for name in rows[0] if name not in _TOO_WIDE]
+        for name in shown:
             # What is cut or broken cannot be copied; names and scopes can be read on two lines.
             table.add_column(name, no_wrap=name == "id" or name.endswith("At"))
         for row in rows:
-            table.add_row(*map(_cell, row.values()))
+            table.add_row(*(_cell(row[name]) for name in shown))
         Console(markup=False, highlight=False).print(table)
     else:
         click.echo(none)
@@ -237,6 +277,7 @@ def _row(project: projects.Project) -> dict[str, Any]:
         "id": project.id,
         "name": project.name,
         "importLimit": project.import_limit,
+        "eventsView": project.view,
         "createdAt": project.created_at,
     }
 

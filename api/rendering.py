@@ -16,6 +16,7 @@ _HTTP_STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "body_too_slow": 408,
+    "collection_in_use": 409,
     "import_ended": 409,
     "mapping_conflict": 409,
     "request_under_way": 409,
@@ -42,3 +43,9 @@ def retry_header(refused: Refusal) -> dict[str, str]:
 def iso_time(value: datetime | None) -> str | None:
     """Return a time as both wires write it: UTC, milliseconds, ``Z``."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if value else None
+
+
+def exact_time(value: datetime | None) -> str | None:
+    """Return a time to the microsecond: UTC, ``Z``."""
+    # Not strftime: it writes the year 1 without its zeros.
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if value else None

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from common.dispatch import QUEUE, WALKS
 from common.errors import PenstockError, Terminal, Transient
-from common.ledger import chunks, idempotency, imports, leases, uploads
+from common.ledger import chunks, collections, idempotency, imports, leases, uploads
 from common.ledger.database import Database, Tx
 from common.model.sources import SourceRef
 from common.model.uploads import Upload
@@ -35,6 +35,8 @@ _LOCK = 0x5377656570
 _PR_SET_PDEATHSIG = 1
 #: A message is taken for lost after so many times PENSTOCK_RESEND_SECONDS, whatever the length of the queue says.
 _SURELY_LOST = 10
+#: How long a round deletes events of deleted collections, and waits for who uses an index of theirs.
+_EMPTYING_SECONDS, _DROPPING_SECONDS = 1.0, 0.2
 
 
 def sweep(runtime: Runtime, *, guard: Database | None = None) -> bool:
@@ -227,6 +229,26 @@ def _trim_marks(runtime: Runtime) -> None:
     runtime.seen.trim()
 
 
+def _empty_collections(runtime: Runtime) -> None:
+    """Delete the events of deleted collections, for so long that the other steps do not wait for it."""
+    until = time.monotonic() + _EMPTYING_SECONDS
+    for collection_id in _list(runtime.database, collections.collections_to_empty):
+        while time.monotonic() < until:
+            with runtime.database.transaction() as tx:
+                deleted = collections.empty_collection(tx, collection_id)
+            if not deleted:
+                _try("note_emptied", partial(_note_emptied, runtime, collection_id))
+                break
+
+
+def _note_emptied(runtime: Runtime, collection_id: int) -> None:
+    # An export of another collection may use the table for an hour: then it is dropped after that.
+    collections.drop_time_index(runtime.database, collection_id, patience=_DROPPING_SECONDS)
+    with runtime.database.transaction() as tx:
+        collections.note_emptied(tx, collection_id)
+    log.info("collection_emptied", collection=collection_id)
+
+
 def _steps() -> tuple[Callable[[Runtime], None], ...]:
     """Return the steps of a round, what keeps imports waiting first."""
     return (
@@ -241,6 +263,7 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
         _forget_old_keys,
         _tell_of_unserved_walks,
         _empty_spool,
+        _empty_collections,
     )
 
 

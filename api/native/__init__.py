@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from api.native.routes import SPEC, refuse_http, register
+from flask import Flask
+from flask_smorest import Api
+
+from api.native import collections, routes
+from api.native.routes import SPEC, refuse_http
 
 __all__ = ["SPEC", "refuse_http", "register"]
+
+
+def register(app: Flask, api: Api) -> None:
+    """Mount the room, and make its form of errors the app's."""
+    routes.register(app, api, routes.blueprint, collections.blueprint)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
+from api.relaxed import read_query
 from common.errors import Refusal
 from common.model.collections import check_collection
 from common.model.formats import Compression, Format
 from common.model.imports import AUTO, Credentials, IfSeen, ImportSpec
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.query import Query, parse_query
 from common.model.roles import check_role
 from common.model.sources import SourceKind, SourceRef, list_keys, parse_s3_url
 from common.model.uploads import BODY
 
+#: The name of a timeframe, or of a zone.
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]*", re.ASCII)
 #: What the type of a body says of its events. Other types say nothing: curl names one that is none of theirs.
 _FORMATS = {
     "application/x-ndjson": Format.NDJSON,
@@ -77,6 +83,28 @@ def check_names_object(media_type: str) -> None:
             "Events sent as the body need the name of their collection in the query: POST /api/imports?collection=name"
         )
         raise Refusal("collection_required", text, field="collection")
+
+
+def events_query(asked: dict[str, Any]) -> Callable[[datetime], Query]:
+    """Return the query of three parameters, given the time that a relative timeframe is relative to.
+
+    Raises Refusal, and so does what is returned.
+    """
+    value = {name: _member(asked[name], name) for name in ("filter", "timeframe", "timezone") if name in asked}
+
+    def at(now: datetime) -> Query:
+        try:
+            return parse_query(value, now=now)
+        except Refusal as refused:
+            # The members of the query are parameters of their own here.
+            raise Refusal(refused.code, refused.public, field=(refused.field or "").removeprefix("query.")) from None
+
+    return at
+
+
+def _member(text: str, name: str) -> Any:
+    """Return what a parameter says; a bare word is a string."""
+    return text if name != "filter" and _WORD.fullmatch(text) else read_query(text, field=name)
 
 
 def error_position(cursor: str | None) -> tuple[int, int]:

@@ -7,8 +7,9 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-from api.rendering import http_status, iso_time, retry_header
+from api.rendering import exact_time, http_status, iso_time, retry_header
 from common.errors import Refusal
+from common.model.collections import CollectionStatus, StoredEvent
 from common.model.imports import ImportState, ImportStatus, ObjectStatus
 from common.model.mapping import Mapping
 from common.model.rejects import LineError
@@ -115,6 +116,29 @@ def line_error(error: LineError) -> dict[str, Any]:
         "code": error.code.value,
         "reason": error.code.sentence,
     }
+
+
+def collection_status(status: CollectionStatus) -> dict[str, Any]:
+    """Return what a collection holds."""
+    return {
+        "name": status.name,
+        "events": status.events,
+        "bytes": status.size,
+        "firstTime": exact_time(status.first_time),
+        "lastTime": exact_time(status.last_time),
+        "createdAt": iso_time(status.created_at),
+        "timeIndex": status.time_index,
+    }
+
+
+def event_page(events: Sequence[StoredEvent], next_after: str | None) -> bytes:
+    """Return a page of events as JSON. Their bytes are put in as they are: parsed, 25.00 would become 25.0."""
+    items = b",".join(
+        b'{"id":"%b","time":"%b","event":%b}' % (event.id.encode(), str(exact_time(event.time)).encode(), event.payload)
+        for event in events
+    )
+    following = b'"%b"' % next_after.encode() if next_after else b"null"
+    return b'{"items":[%b],"next":%b}' % (items, following)
 
 
 def retry_after(status: ImportStatus) -> dict[str, str]:

@@ -165,10 +165,11 @@ def list_errors(asked: dict[str, Any], import_id: str) -> ResponseReturnValue:
     }
 
 
-def register(app: Flask, api: Api) -> None:
-    """Mount the room, and make its form of errors the app's."""
+def register(app: Flask, api: Api, *rooms: Room) -> None:
+    """Mount all parts of the room, and make its form of errors the app's."""
     api.ERROR_SCHEMA = schemas.Problem
-    api.register_blueprint(blueprint)
+    for room in rooms:
+        api.register_blueprint(room)
     _describe_errors(api)
     app.register_error_handler(Refusal, _refuse)
     app.register_error_handler(Transient, _postpone)

@@ -125,6 +125,28 @@ class UploadQuery(Schema):
     maxErrors = fields.Integer(validate=validate.Range(0, 2**62))  # noqa: N815
 
 
+class CollectionsQuery(Schema):
+    """Where to go on among the project's collections."""
+
+    cursor = fields.String(validate=validate.Length(1, 255), metadata={"description": "The name to go on after."})
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+
+
+_JSON = "JSON, whose names need no quotes and whose strings may have single ones"
+
+
+class EventsQuery(Schema):
+    """Which events of a collection to read, and where to go on."""
+
+    filter = fields.String(metadata={"description": f"{_JSON}, such as {{price: {{gt: 25}}, color: 'red'}}."})
+    timeframe = fields.String(
+        metadata={"description": f"{_JSON}, such as {{previous: {{days: 3}}}}, or a name such as yesterday."}
+    )
+    timezone = fields.String(metadata={"description": "Of a relative timeframe: an IANA name, or hours from UTC."})
+    cursor = fields.UUID(metadata={"description": "The id to go on after."})
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+
+
 class ListQuery(Schema):
     """Which imports to list."""
 
@@ -292,6 +314,55 @@ class ErrorListReply(Schema):
     items = fields.List(fields.Nested(LineErrorReply))
     rejected = fields.Integer(metadata={"description": "All of them, listed yet or not."})
     next = fields.String(allow_none=True)
+
+
+_NOT_MEASURED = " Null where a version of before stored some of them and did not measure."
+
+
+class CollectionReply(Schema):
+    """What a collection holds."""
+
+    name = fields.String()
+    events = fields.Integer()
+    bytes = fields.Integer(
+        allow_none=True, metadata={"description": f"As lines, each with its line break.{_NOT_MEASURED}"}
+    )
+    firstTime = fields.String(  # noqa: N815
+        allow_none=True,
+        metadata={
+            "description": "No event is earlier. Exact but where events took the place of others, which may have been "
+            f"earlier still. Null where there is none.{_NOT_MEASURED}"
+        },
+    )
+    lastTime = fields.String(  # noqa: N815
+        allow_none=True, metadata={"description": "Likewise: no event is later."}
+    )
+    createdAt = fields.String()  # noqa: N815
+    timeIndex = fields.Boolean(  # noqa: N815
+        metadata={"description": "Whether a timeframe finds events here that were stored in no order of their times."}
+    )
+
+
+class CollectionListReply(Schema):
+    """A page of collections, by name."""
+
+    items = fields.List(fields.Nested(CollectionReply))
+    next = fields.String(allow_none=True)
+
+
+class EventReply(Schema):
+    """A stored event."""
+
+    id = fields.String(metadata={"description": "Names it inside its collection: a UUID, its own or one made for it."})
+    time = fields.String()
+    event = fields.Dict(metadata={"description": "As it came in, to the byte."})
+
+
+class EventListReply(Schema):
+    """A page of events, by id."""
+
+    items = fields.List(fields.Nested(EventReply))
+    next = fields.String(allow_none=True, metadata={"description": "While it is not null there may be more."})
 
 
 class Problem(Schema):

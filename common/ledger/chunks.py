@@ -8,9 +8,10 @@ from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import counts_of, hex_id
-from common.model.chunks import CHUNKS_OF_A_SOURCE, Chunk, Counts, Entry, Kind, Ranges, Step, count_chunks
+from common.model.chunks import CHUNKS_OF_A_SOURCE, Bulk, Chunk, Counts, Entry, Kind, Ranges, Step, count_chunks
 
 _SQL = load_queries("chunks")
+_NOTHING = Bulk()
 
 #: Chunks that a source may have before its ranges: one that looks, one that scans. And some to spare.
 _STEPS = 10
@@ -143,6 +144,7 @@ def finish_chunk(
     tx: Tx,
     chunk: Chunk,
     counts: Counts,
+    bulk: Bulk = _NOTHING,
     *,
     text_lines: int | None = None,
     end: int | None = None,
@@ -163,6 +165,9 @@ def finish_chunk(
         duplicates=counts.duplicates,
         rejected=counts.rejected,
         blank=counts.blank,
+        stored_bytes=bulk.size,
+        first_time=bulk.first,
+        last_time=bulk.last,
         text_lines=text_lines,
         end=end,
         bytes=size,

@@ -137,6 +137,24 @@ class Database:
         finally:
             other.close()
 
+    @contextmanager
+    def unbound(self) -> Iterator[Tx]:
+        """Give a connection of its own on which each statement is a transaction: for those that bear no other.
+
+        Raises as ``transaction`` does; what was done before stays done.
+        """
+        other = Database(self._url, application_name=self._application_name)
+        try:
+            connection = other._connection()
+            connection.autocommit = True
+            with connection.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor) as cursor:
+                yield Tx(cursor)
+        except psycopg2.Error as error:
+            _raise_as_ours(error)
+            raise
+        finally:
+            other.close()
+
     def close(self) -> None:
         """Close the calling thread's connection, if it has one. The next transaction opens another."""
         held = getattr(self._local, "held", None)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from common.errors import Refusal, Terminal
+from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
@@ -82,7 +83,7 @@ def admit_import(
     tx.run(_SQL["lock_slots"], project_id=project_id)
     check_slots(tx, project_id, default_limit=default_limit)
     mapping = json.dumps(_as_json(spec.mapping))
-    collection = tx.one(_SQL["ensure_collection"], project_id=project_id, name=spec.collection, mapping=mapping)
+    collection = collections.ensure(tx, project_id, spec.collection, mapping)
     tx.run(
         _SQL["insert_import"],
         id=import_id,

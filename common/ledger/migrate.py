@@ -5,6 +5,9 @@ has any use; the files are plain SQL, numbered, named ``NNNN_pre_what.sql`` (bef
 must keep working, so it only adds) or ``NNNN_post_what.sql`` (after the old code is gone, which an operator knows:
 ``penstock admin migrate --post``).
 
+A file whose first line is ``-- Outside a transaction.`` holds nothing but ``CREATE INDEX CONCURRENTLY IF NOT EXISTS``:
+to index a large table takes minutes, in which nobody could write to it otherwise.
+
 Imports may run meanwhile. A migration waits four seconds for a lock, in which all who come after it wait too; then it
 lets them pass, and tries again later.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +26,7 @@ from importlib.resources.abc import Traversable
 
 from common.errors import Transient
 from common.ledger.database import Database, Tx
+from common.ledger.indexes import build_index
 from common.settings import Settings
 from common.telemetry import configure_logs, get_logger
 
@@ -35,6 +40,8 @@ _TRIES = 30
 _LOCK_SECONDS = 4
 _PAUSE_SECONDS = (2.0, 6.0)
 
+_OUTSIDE = "-- Outside a transaction."
+
 FOLDER = files("common.ledger") / "migrations"
 
 
@@ -42,13 +49,13 @@ def migrate(database: Database, folders: Sequence[Traversable] = (FOLDER,), *, p
     """Apply what is missing, each file in a transaction of its own; log each and return the names of those applied.
 
     With ``post`` also what the old code could not live with. Blocks for up to four minutes a file while its locks do
-    not come. Raises Transient after that, or where the database is away, and RuntimeError where a file that was
-    applied has changed since. What came before stays applied.
+    not come, and as long as an index takes to build. Raises Transient after that, or where the database is away, and
+    RuntimeError where a file that was applied has changed since. What came before stays applied.
     """
-    _patiently("migrations", database, _create_table)
+    _patiently("migrations", partial(_in_transaction, database, _create_table))
     applied = []
     for name, text in read_migrations(folders):
-        if (post or _is_pre(name)) and _patiently(name, database, partial(_apply, name=name, text=text)):
+        if (post or _is_pre(name)) and _patiently(name, partial(_bring, database, name, text)):
             log.info("migration_applied", name=name)
             applied.append(name)
     return applied
@@ -93,20 +100,34 @@ def _is_pre(name: str) -> bool:
     return name.split("_")[1] == "pre"
 
 
-def _patiently(name: str, database: Database, work: Callable[[Tx], bool]) -> bool:
-    """Do the work in a transaction, again and again while the database answers that it is too busy for it."""
+def _patiently(name: str, work: Callable[[], bool]) -> bool:
+    """Do the work again and again while the database answers that it is too busy for it."""
     for number in range(1, _TRIES):
         try:
-            with database.transaction() as tx:
-                return work(tx)
+            return work()
         except Transient as error:
             if not getattr(error.__cause__, "pgcode", None):
                 raise  # nobody answered: a wrong address or password is not mended by waiting
             pause = random.uniform(*_PAUSE_SECONDS)  # noqa: S311  jitter, no secret
             log.warning("migration_waits", name=name, attempt=number, pause=round(pause, 1), error=str(error))
             time.sleep(pause)  # noqa: TID251  a command of its own: it holds up nobody
+    return work()
+
+
+def _in_transaction(database: Database, work: Callable[[Tx], bool]) -> bool:
     with database.transaction() as tx:
         return work(tx)
+
+
+def _bring(database: Database, name: str, text: str) -> bool:
+    """Apply a file; return False where it was applied before."""
+    if text.startswith(_OUTSIDE):
+        with database.transaction() as tx:
+            if _is_applied(tx, name, text):
+                return False
+        for statement in filter(str.strip, re.sub("--[^\n]*", "", text).split(";")):
+            build_index(database, statement.strip())
+    return _in_transaction(database, partial(_apply, name=name, text=text))
 
 
 def _create_table(tx: Tx) -> bool:
@@ -121,17 +142,25 @@ def _create_table(tx: Tx) -> bool:
 
 def _apply(tx: Tx, *, name: str, text: str) -> bool:
     tx.run("SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    if _is_applied(tx, name, text):
+        return False
+    if not text.startswith(_OUTSIDE):
+        tx.run(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+        tx.run(text)
+    tx.run("INSERT INTO migrations (name, sha256) VALUES (%(name)s, %(sha256)s)", name=name, sha256=_digest(text))
+    return True
+
+
+def _is_applied(tx: Tx, name: str, text: str) -> bool:
     found = tx.one("SELECT sha256 FROM migrations WHERE name = %(name)s", name=name)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if found and found.sha256 != digest:
+    if found and found.sha256 != _digest(text):
         message = f"{name} was applied in another version; write a new migration instead of changing it"
         raise RuntimeError(message)
-    if found:
-        return False
-    tx.run(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-    tx.run(text)
-    tx.run("INSERT INTO migrations (name, sha256) VALUES (%(name)s, %(sha256)s)", name=name, sha256=digest)
-    return True
+    return found is not None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ class Project(NamedTuple):
     #: Active imports that it may have; None for the service's own setting.
     import_limit: int | None
     created_at: datetime
+    #: The name of the view of its events, for whoever reads them by SQL.
+    view: str
 
 
 class Key(NamedTuple):
@@ -60,7 +62,14 @@ def has_tables(tx: Tx) -> bool:
 
 def create_project(tx: Tx, name: str) -> str:
     """Return the id of the project of that name, inserted now where there was none. Safe to run twice."""
-    return hex_id(tx.one(_SQL["ensure_project"], id=new_id(), name=name).id)
+    project_id = tx.one(_SQL["ensure_project"], id=new_id(), name=name).id
+    tx.run(_SQL["create_events_view"], id=project_id)
+    return hex_id(project_id)
+
+
+def grant_events(tx: Tx, project_id: str, reader: str) -> None:
+    """Let a role of Postgres read the view of a project's events, and nothing else. Safe to run twice."""
+    tx.run(_SQL["grant_events_view"], id=project_id, reader=reader)
 
 
 def find_project(tx: Tx, name_or_id: str) -> Project:
@@ -163,4 +172,4 @@ def _lock_live_keys(tx: Tx, project_id: str) -> list[str]:
 
 
 def _project(row: Any) -> Project:
-    return Project(hex_id(row.id), row.name, row.import_limit, row.created_at)
+    return Project(hex_id(row.id), row.name, row.import_limit, row.created_at, row.view)

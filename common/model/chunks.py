@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 #: Lines that a chunk should have at the most: what is kept of a line while its chunk is loaded (0.6 KB) does not
@@ -30,6 +31,26 @@ class Counts:
     def stored(self) -> int:
         """Return the events that were written, in the place of another or not."""
         return self.imported + self.replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """How much was stored, and the times between which it lies.
+
+    The sum over all that was ever stored in a collection is its size to the byte. Of times it gives bounds, beyond
+    which no event lies: what took the place of another may have moved them inwards.
+    """
+
+    #: Bytes, with a line break for each event; less those of the rows whose place was taken, so perhaps below zero.
+    size: int = 0
+    #: The earliest and the latest time stored; None where nothing was.
+    first: datetime | None = None
+    last: datetime | None = None
+
+    def __add__(self, other: Bulk) -> Bulk:
+        """Return both together."""
+        times = [time for time in (self.first, self.last, other.first, other.last) if time is not None]
+        return Bulk(self.size + other.size, min(times, default=None), max(times, default=None))
 
 
 class Kind(StrEnum):

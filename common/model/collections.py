@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
 from common.errors import Refusal
 
 MAX_NAME = 255
+
+
+class Collection(NamedTuple):
+    """A collection that callers can name: neither deleted nor about to be, in the transaction that found it."""
+
+    #: Its number, which is that of its events and of none of another collection's, of the same name or not.
+    id: int
+    name: str
+    #: That of the first import, as the ledger keeps it; None where nothing was imported since collections have any.
+    mapping: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStatus:
+    """What a collection holds, as the ledger tells it."""
+
+    name: str
+    created_at: datetime
+    #: Events that are stored.
+    events: int
+    #: Bytes of all events with a line break each: as a file of lines. None where some were stored by a version that did
+    #: not measure.
+    size: int | None
+    #: Bounds, beyond which no event lies: exact but where events took the place of others. None where there is no event
+    #: or nobody measured.
+    first_time: datetime | None
+    last_time: datetime | None
+    #: Whether it has an index of its own for times in no order.
+    time_index: bool
+
+
+class StoredEvent(NamedTuple):
+    """An event as a reader sees it."""
+
+    #: As a UUID: 8-4-4-4-12 digits.
+    id: str
+    time: datetime
+    #: The bytes that came in.
+    payload: bytes
 
 
 def check_collection(name: str, *, field: str = "collection") -> str:
@@ -17,3 +60,8 @@ def check_collection(name: str, *, field: str = "collection") -> str:
         text = "The collection's name holds a slash or a character that cannot be printed."
         raise Refusal("invalid_collection", text, field=field)
     return name
+
+
+def unknown_collection(name: str) -> Refusal:
+    """Return the one answer to a name that nothing has in this project."""
+    return Refusal("not_found", f"There is no collection with the name {name[:MAX_NAME]!r} in this project.")

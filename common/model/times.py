@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
@@ -36,6 +36,14 @@ _ISO_8601 = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+_EPOCH_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def as_datetime(micros: int) -> datetime:
+    """Return a time that was read, in microseconds since 1970-01-01 UTC, to the microsecond."""
+    return _EPOCH_TIME + timedelta(microseconds=micros)
 
 
 class _Days(dict[str, int]):

@@ -18,11 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from api.callers import ALL_SCOPES
+from api.collecting import CollectionDesk
 from api.command import main
+from common.errors import Transient
+from common.ledger.database import Database, DriverError
 from common.ledger.migrate import read_migrations
 from common.settings import Settings
 from deploy.local.servers import Servers
-from tests.stage import Stage
+from tests.stage import Stage, event, ndjson
 
 ROOT = Path(__file__).parents[2]
 Admin = Callable[..., Result]
@@ -224,3 +227,70 @@ def at_a_terminal(*command: str, url: str) -> list[str]:
     shown = os.read(ours, 4096).decode()
     os.close(ours)
     return shown.splitlines()
+
+
+def test_a_role_reads_its_projects_live_events_by_sql_and_nothing_else(
+    admin: Admin, stage: Stage, settings: Settings
+) -> None:
+    other = Stage(settings, stage.bucket)
+    role = f"reader_{uuid.uuid4().hex}"
+    with stage.runtime.database.transaction() as tx:
+        tx.run(f"CREATE ROLE {role} LOGIN PASSWORD 'reader'")
+    stage.run(ndjson(event("a"), event("b")), collection="orders")
+    stage.run(ndjson(event("gone")), collection="gone")
+    other.run(ndjson(event("theirs")), collection="orders")
+    CollectionDesk(stage.runtime).delete_collection(stage.caller, "gone")
+    (granted,) = lines(admin("grant-events", stage.caller.project_id, role))
+    assert lines(admin("grant-events", stage.caller.project_id, role)) == [granted]
+    view = granted["eventsView"]
+    assert view == f"events_of_{stage.caller.project_id}"
+    assert view in {row["eventsView"] for row in lines(admin("list-projects"))}
+
+    parts = urlsplit(settings.database_url)
+    reader = Database(urlunsplit(parts._replace(netloc=f"{role}:reader@{parts.netloc.split('@')[-1]}")))
+    with reader.transaction() as tx:
+        rows = tx.all(f"SELECT collection, id, time, payload::text FROM {view}")
+    assert {row.collection for row in rows} == {"orders"}
+    assert {json.loads(row.payload)["$unique_id"] for row in rows} == {"a", "b"}
+    for denied in (
+        f"INSERT INTO {view} (collection) VALUES ('orders')",
+        f"UPDATE {view} SET time = now()",
+        f"DELETE FROM {view}",
+        "SELECT FROM events",
+        "SELECT FROM collections",
+        f"SELECT FROM events_of_{other.caller.project_id}",
+        f"SELECT grant_events_view('{other.caller.project_id}', '{role}')",
+    ):
+        with pytest.raises((DriverError, Transient)), reader.transaction() as tx:
+            tx.run(denied)
+    reader.close()
+    other.close()
+    with stage.runtime.database.transaction() as tx:
+        tx.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_view_cannot_be_granted_to_nobody(admin: Admin, stage: Stage) -> None:
+    result = admin("grant-events", stage.caller.project_id, 'nobody"; DROP TABLE events')
+    assert result.exit_code == 1
+    assert "does not exist" in result.output
+
+
+def test_a_project_of_before_gets_its_view_with_the_first_grant(admin: Admin, stage: Stage) -> None:
+    view = f"events_of_{stage.caller.project_id}"
+    with stage.runtime.database.transaction() as tx:
+        tx.run(f"DROP VIEW {view}")
+    assert lines(admin("grant-events", stage.caller.project_id, "pg_monitor"))
+    assert stage.query("SELECT FROM pg_views WHERE viewname = %(view)s", view=view)
+
+
+def test_a_collection_gets_an_index_of_its_own_and_gives_it_back(admin: Admin, stage: Stage) -> None:
+    stage.run(ndjson(event("a")), collection="shuffled")
+    desk = CollectionDesk(stage.runtime)
+    for option, indexed in (((), True), ((), True), (("--drop",), False), (("--drop",), False)):
+        (row,) = lines(admin("index-time", stage.caller.project_id, "shuffled", *option))
+        assert row == {"collection": "shuffled", "timeIndex": indexed}
+        assert desk.read_collection(stage.caller, "shuffled").time_index is indexed
+
+    result = admin("index-time", stage.caller.project_id, "unknown")
+    assert result.exit_code == 1
+    assert "no collection" in result.output

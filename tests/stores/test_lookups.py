@@ -20,8 +20,11 @@ def scans_of_events(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from scans_of_events(part)
 
 
-@pytest.mark.parametrize("statement", ["place_suspects", "insert_or_lock_suspects", "replace_locked", "count_owners"])
-def test_a_collection_younger_than_the_statistics_is_looked_up_by_key(stage: Stage, statement: str) -> None:
+@pytest.mark.parametrize("replaces", [False, True], ids=["keeps", "replaces"])
+@pytest.mark.parametrize("statement", ["insert_or_lock_suspects", "replace_locked", "count_owners"])
+def test_a_collection_younger_than_the_statistics_is_looked_up_by_key(
+    stage: Stage, statement: str, replaces: bool
+) -> None:
     stage.run(ndjson(event("a")), collection="young")
     (young,) = stage.query(
         "SELECT collection_id AS id, number FROM imports WHERE project_id = %(id)s", id=stage.caller.project_id
@@ -43,7 +46,7 @@ def test_a_collection_younger_than_the_statistics_is_looked_up_by_key(stage: Sta
         tx.run(SQL["plan_by_key"])
         values = {"collection_id": young.id, "import_number": young.number}
         if statement != "count_owners":
-            values["source_ordinal"] = 0
+            values |= {"source_ordinal": 0, "replaces": replaces}
         (plan,) = tx.one(f"EXPLAIN (FORMAT JSON) {SQL[statement]}", **values)
         tx.run("DELETE FROM events WHERE collection_id IN (-1, %(collection)s)", collection=young.id)
 

@@ -197,7 +197,9 @@ def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], sus
         )
         events.store_rejects(tx, chunk, lines.rejects, advance)
         counts = lines.counts(stored.fresh, stored.replaced)
-        entry = chunks.finish_chunk(tx, chunk, counts, text_lines=lines.text_lines, end=ending.end, size=ending.size)
+        entry = chunks.finish_chunk(
+            tx, chunk, counts, stored.bulk, text_lines=lines.text_lines, end=ending.end, size=ending.size
+        )
         if entry is None:
             raise LeaseLostError  # at once: whoever overtook us has taken the number of the rest
         rest = None

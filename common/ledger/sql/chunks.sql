@@ -121,6 +121,7 @@ UPDATE chunks
 SET state = 'done', done_at = clock_timestamp(), lease_expires_at = NULL,
     lines = %(lines)s, imported = %(imported)s, replaced = %(replaced)s, duplicates = %(duplicates)s,
     rejected = %(rejected)s, blank = %(blank)s, text_lines = %(text_lines)s,
+    stored_bytes = %(stored_bytes)s, first_time = %(first_time)s, last_time = %(last_time)s,
     end_offset = coalesce(%(end)s, end_offset), bytes = coalesce(%(bytes)s, bytes)
 WHERE id = %(chunk_id)s AND lease_token = %(lease_token)s AND state = 'leased'
 RETURNING (extract(epoch FROM done_at) * 1000)::bigint AS done_ms, coalesce(bytes, end_offset - start_offset) AS bytes

@@ -19,14 +19,6 @@ GROUP BY project_id
 -- name: import_limit
 SELECT import_limit FROM projects WHERE id = %(project_id)s
 
--- name: ensure_collection
--- A collection has the mapping of the import that made it, or of the first one since collections have any: the lock on
--- the row decides which that is. Where there is one this changes nothing; DO NOTHING would return no row.
-INSERT INTO collections AS l (project_id, name, mapping)
-VALUES (%(project_id)s, %(name)s, %(mapping)s)
-ON CONFLICT (project_id, name) DO UPDATE SET mapping = coalesce(l.mapping, excluded.mapping)
-RETURNING id, mapping
-
 -- name: insert_import
 INSERT INTO imports (id, project_id, collection_id, api_key_id, source, mapping, max_rejects, format, compression,
                      if_seen)
@@ -191,9 +183,13 @@ RETURNING project_id
 -- After an end, in the same transaction but as a statement of its own: its snapshot is younger than the chunks that
 -- the end had to wait for.
 UPDATE imports
-SET (bytes_done, lines, imported, replaced, duplicates, rejected, blank) = (
+SET (bytes_done, lines, imported, replaced, duplicates, rejected, blank, stored_bytes, first_time, last_time) = (
     SELECT coalesce(sum(coalesce(bytes, end_offset - start_offset)), 0), coalesce(sum(lines), 0), coalesce(sum(imported), 0),
-           coalesce(sum(replaced), 0), coalesce(sum(duplicates), 0), coalesce(sum(rejected), 0), coalesce(sum(blank), 0)
+           coalesce(sum(replaced), 0), coalesce(sum(duplicates), 0), coalesce(sum(rejected), 0), coalesce(sum(blank), 0),
+           -- Nobody measured what the code of before stored.
+           CASE WHEN coalesce(bool_and(stored_bytes IS NOT NULL OR imported + replaced = 0), true)
+                THEN coalesce(sum(stored_bytes), 0) END,
+           min(first_time), max(last_time)
     FROM chunks AS c
     WHERE c.import_id = %(import_id)s AND c.state = 'done')
 WHERE id = %(import_id)s
@@ -213,7 +209,7 @@ WHERE i.id = %(import_id)s
 GROUP BY i.id
 
 -- name: read_status
-SELECT i.id, i.number, i.state, l.name AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
+SELECT i.id, i.number, i.state, coalesce(l.former_name, l.name) AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
        now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message, i.api_key_id, i.project_id,
        i.format, i.compression, i.previous_import,
        i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
@@ -228,14 +224,14 @@ JOIN collections AS l ON l.id = i.collection_id
 WHERE i.id = %(import_id)s AND i.project_id = %(project_id)s
 
 -- name: list_imports
--- One page, newest first; one row more than asked for tells that there is a next.
+-- One page, newest first; one row more than asked for tells that there is a next. Also of deleted collections.
 SELECT id, number
 FROM imports
 WHERE project_id = %(project_id)s
   AND (%(before)s::bigint IS NULL OR number < %(before)s)
   AND (%(state)s::text IS NULL OR state = %(state)s)
-  AND (%(collection)s::text IS NULL OR collection_id = (
-        SELECT id FROM collections WHERE project_id = %(project_id)s AND name = %(collection)s))
+  AND (%(collection)s::text IS NULL OR collection_id IN (
+        SELECT id FROM collections WHERE project_id = %(project_id)s AND %(collection)s IN (name, former_name)))
 ORDER BY number DESC
 LIMIT %(limit)s + 1
 

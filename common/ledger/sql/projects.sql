@@ -8,12 +8,20 @@ INSERT INTO projects (id, name) VALUES (%(id)s, %(name)s)
 ON CONFLICT (name) DO UPDATE SET name = excluded.name
 RETURNING id
 
+-- name: create_events_view
+-- Does nothing where there is one. The row of the project is locked by whoever creates it.
+SELECT create_events_view(%(id)s)
+
+-- name: grant_events_view
+-- Makes the view where a version of before made the project.
+SELECT grant_events_view(%(id)s, %(reader)s)
+
 -- name: find_project
 -- By id or by name: no name may look like an id.
-SELECT id, name, import_limit, created_at FROM projects WHERE id = %(id)s OR name = %(name)s
+SELECT id, name, import_limit, created_at, events_view(id) AS view FROM projects WHERE id = %(id)s OR name = %(name)s
 
 -- name: list_projects
-SELECT id, name, import_limit, created_at FROM projects ORDER BY name
+SELECT id, name, import_limit, created_at, events_view(id) AS view FROM projects ORDER BY name
 
 -- name: set_import_limit
 UPDATE projects SET import_limit = %(import_limit)s WHERE id = %(id)s

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from common.ledger import copying
 from common.ledger.copying import copy_rows, encode_events, in_pieces
+from common.model.chunks import Bulk
 from common.model.events import Event
+from common.model.times import as_datetime
 
 
 class Taking:
@@ -69,7 +71,8 @@ events = st.builds(
     st.binary(min_size=16, max_size=16),
     st.booleans(),
     st.integers(0, 2**63 - 1),
-    st.integers(-(2**60), 2**60),
+    # From the first microsecond of the year 1 to the last of 9999, as times are read.
+    st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999),
     st.booleans(),
     st.binary(max_size=400),
 )
@@ -80,7 +83,8 @@ def test_events_are_the_rows_of_the_format_sorted_by_id(found: list[Event], piec
     """Field by field as the manual of Postgres has it: number of fields, then each one's length and bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "_PIECE", piece)
-        pieces = list(encode_events(found, collection_id=7, import_number=2**40, source_ordinal=3))
+        measured: list[Bulk] = []
+        pieces = list(encode_events(found, measured, collection_id=7, import_number=2**40, source_ordinal=3))
 
     def row(event: Event) -> bytes:
         values = [
@@ -95,6 +99,9 @@ def test_events_are_the_rows_of_the_format_sorted_by_id(found: list[Event], piec
         ]
         return struct.pack(">h", 8) + b"".join(struct.pack(">i", len(value)) + value for value in values)
 
+    times = [as_datetime(event.time) for event in found]
+    size = len(b"".join(event.payload + b"\n" for event in found))
+    assert sum(measured, Bulk()) == Bulk(size, min(times, default=None), max(times, default=None))
     rows = [row(event) for event in sorted(found, key=lambda event: event.event_id)]
     assert b"".join(pieces) == b"".join(rows)
     ends = {sum(map(len, rows[:n])) for n in range(len(rows) + 1)}
