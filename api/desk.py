@@ -155,8 +155,7 @@ class Desk:
         if made is None:
             return None
         if not sealer.has_fingerprint(asked, made.fingerprint):
-            text = "This Idempotency-Key has made another import within the last 24 hours. Take a fresh one."
-            raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+            raise idempotency.key_reused()
         if uploads.is_body_awaited(tx, made.import_id):
             # The first one may yet break off, and then there is no answer to give again.
             text = "A request with this Idempotency-Key is under way: its body is still coming. Ask again later."

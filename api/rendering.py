@@ -8,7 +8,9 @@ from common.errors import Refusal
 
 #: HTTP status by the code of a refusal; those not named here are 422: understood, and not to be done as asked.
 _HTTP_STATUS = {
+    "invalid_event": 400,
     "invalid_idempotency_key": 400,
+    "malformed_batch": 400,
     "malformed_body": 400,
     "malformed_host": 400,
     "malformed_json": 400,
@@ -18,11 +20,15 @@ _HTTP_STATUS = {
     "body_too_slow": 408,
     "collection_in_use": 409,
     "import_ended": 409,
+    "export_ended": 409,
     "mapping_conflict": 409,
     "request_under_way": 409,
     "body_too_large": 413,
+    "event_too_large": 413,
+    "too_many_events": 413,
     "unsupported_body": 415,
     "unsupported_encoding": 415,
+    "too_many_active_exports": 429,
     "too_many_active_imports": 429,
     "too_many_failures": 429,
     "uploads_unavailable": 501,

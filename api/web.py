@@ -20,6 +20,7 @@ from werkzeug.wsgi import get_input_stream
 
 from api.callers import Caller, Callers
 from api.desk import Desk, Started
+from api.exporting import ExportStarted
 from common.errors import Refusal
 from common.model.formats import Compression
 from common.runtime import Runtime
@@ -87,15 +88,24 @@ class JsonParser(FlaskParser):
 def read_json() -> Any:
     """Return the body as JSON, whatever type it claims to be. Raises Refusal ``malformed_json``, ``malformed_body``."""
     try:
-        body = request.get_data(cache=True)
+        return current_app.json.loads(read_body())
+    except ValueError:
+        raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
+
+
+def read_body(*, most: int | None = None) -> bytes:
+    """Return the body, up to ``most`` bytes where that is not the app's limit. Raises Refusal ``malformed_body``.
+
+    RequestEntityTooLarge, and not a byte is read, where it is longer.
+    """
+    if most is not None:
+        request.max_content_length = most
+    try:
+        return request.get_data(cache=True)
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001  every server has errors of its own for a body that breaks off
         raise broken_body() from None
-    try:
-        return current_app.json.loads(body)
-    except ValueError:
-        raise Refusal("malformed_json", "The body of the request is not valid JSON.") from None
 
 
 class RequestBody:
@@ -185,7 +195,7 @@ def idempotency_key() -> str | None:
     return key
 
 
-def replayed_header(started: Started) -> dict[str, str]:
+def replayed_header(started: Started | ExportStarted) -> dict[str, str]:
     """Return the header that tells a repeated request from the first one."""
     return {"Idempotent-Replayed": "true"} if started.replayed else {}
 

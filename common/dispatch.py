@@ -7,6 +7,7 @@ sent inside a transaction**: the row has to be there before anybody hears of it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from celery import Celery
@@ -24,9 +25,12 @@ QUEUE = "imports"
 STARTS = "starts"
 #: Chunks that read so much at a stretch that others would wait for minutes or hours: workers of their own serve it.
 WALKS = "walks"
+#: Exports, one of which may take hours: workers of their own serve it, or imports would wait behind them.
+EXPORTS = "exports"
 PLAN_IMPORT = "imports.plan"
 LOAD_CHUNK = "imports.load"
 WALK = "imports.walk"
+WRITE_EXPORT = "exports.write"
 
 #: Seconds that a task may take beyond its chunk's last possible lease. One that takes longer is ended, and its chunk
 #: is anybody's again.
@@ -34,8 +38,17 @@ _TIME_LIMIT_MARGIN = 120
 #: Redis hands out again what was not acknowledged in so many times the limit: well above it, or a task under way would
 #: be started beside itself (seen: three times for a task of 15 s under a limit of 6 s).
 _VISIBILITY_FACTOR = 3
-#: Where messages wait, by whether they are those of long chunks.
-_QUEUES = {False: (STARTS, QUEUE), True: (WALKS,)}
+
+
+class Lane(StrEnum):
+    """A kind of work with processes of its own: what waits in one lane is none of another's. The ``-Q`` of each."""
+
+    IMPORTS = "imports"
+    WALKS = "walks"
+    EXPORTS = "exports"
+
+
+_QUEUES = {Lane.IMPORTS: (STARTS, QUEUE), Lane.WALKS: (WALKS,), Lane.EXPORTS: (EXPORTS,)}
 
 
 def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Celery:
@@ -57,9 +70,12 @@ def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Cele
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
         task_time_limit=time_limit,
-        # A walk is guarded by its lease, which bytes renew. After the visibility timeout its message is handed out
-        # again, and whoever gets that finds the lease taken.
-        task_annotations={WALK: {"time_limit": settings.walk_ceiling_seconds + _TIME_LIMIT_MARGIN}},
+        # A walk or an export is guarded by its lease, which bytes renew. After the visibility timeout its message is
+        # handed out again, and whoever gets that finds the lease taken.
+        task_annotations={
+            WALK: {"time_limit": settings.walk_ceiling_seconds + _TIME_LIMIT_MARGIN},
+            WRITE_EXPORT: {"time_limit": settings.export_ceiling_seconds + _TIME_LIMIT_MARGIN},
+        },
         broker_transport_options={
             "visibility_timeout": time_limit * _VISIBILITY_FACTOR,
             # No global_keyprefix: kombu 5.7 forgets it where it looks whether a queue exists, so that none ever did.
@@ -107,11 +123,15 @@ class Dispatch:
             return self._send(WALK, chunk_id, WALKS)
         return self._send(LOAD_CHUNK, chunk_id, STARTS if first else QUEUE)
 
-    def queue_length(self, *, long: bool = False) -> int | None:
-        """Return how many messages wait, those of long chunks or all others; None where the broker does not say."""
+    def write_export(self, export_id: str) -> bool:
+        """Tell the exporters of an export to write."""
+        return self._send(WRITE_EXPORT, export_id, EXPORTS)
+
+    def queue_length(self, lane: Lane = Lane.IMPORTS) -> int | None:
+        """Return how many messages wait in a lane; None where the broker does not say."""
         try:
             with self._app.connection_for_write() as connection:
-                return sum(_length(connection.default_channel, queue) for queue in _QUEUES[long])
+                return sum(_length(connection.default_channel, queue) for queue in _QUEUES[lane])
         except Exception as error:  # noqa: BLE001  the transport lets errors of its driver through
             log.warning("broker_away", error=type(error).__name__)
             return None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from hashlib import md5
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -78,7 +79,7 @@ class Objects:
             self._opened[1].close()
 
     @property
-    def _client(self) -> S3Client:
+    def client(self) -> S3Client:
         """Return the client of the credentials that are to be used now.
 
         A walker reads for hours, and what STS lends ends within one. A body under way goes on: it was signed before.
@@ -92,11 +93,15 @@ class Objects:
 
     def spool(self) -> Spool:
         """Return the way to write with the same credentials, which have to be the service's own."""
-        return Spool(self._client)
+        return Spool(self)
+
+    def writer(self) -> Writer:
+        """Return the way to write with the same credentials."""
+        return Writer(self)
 
     def pin(self, ref: SourceRef) -> Source:
         """Return the object's size and ETag. Raises Terminal where it cannot be had, Transient where not now."""
-        head = _try(lambda: self._client.head_object(Bucket=ref.bucket, Key=ref.key))
+        head = _try(lambda: self.client.head_object(Bucket=ref.bucket, Key=ref.key))
         return Source(ref.bucket, ref.key, ref.region, head["ContentLength"], head["ETag"])
 
     def list_prefix(self, bucket: str, prefix: str, region: str) -> Iterator[list[Source]]:
@@ -106,7 +111,7 @@ class Objects:
         """
         token: dict[str, str] = {}
         while True:
-            ask = partial(self._client.list_objects_v2, Bucket=bucket, Prefix=prefix)
+            ask = partial(self.client.list_objects_v2, Bucket=bucket, Prefix=prefix)
             page = _try(partial(ask, **token), _LISTING)
             yield [Source(bucket, one["Key"], region, one["Size"], one["ETag"]) for one in page.get("Contents", [])]
             if not page.get("IsTruncated"):
@@ -169,7 +174,7 @@ class Objects:
                 _pause(broken)
 
     def _open(self, source: Source, start: int, stop: int) -> Any:
-        answer = self._client.get_object(
+        answer = self.client.get_object(
             Bucket=source.bucket, Key=source.key, Range=f"bytes={start}-{stop - 1}", IfMatch=source.etag
         )
         # Some servers ignore If-Match, and some ignore Range and send everything: the answer itself is checked.
@@ -183,45 +188,52 @@ class Objects:
         return answer["Body"]
 
 
-class Spool:
-    """Writes objects to the service's own buckets, part by part, and deletes them.
+class Writer:
+    """Writes objects with a caller's credentials, part by part, and deletes them.
 
     Own code and not smart_open's writer, though it writes in parts too: that one begins its upload by itself and keeps
     the id, which has to be in the ledger before the first byte comes, and cannot go on with or end one of another
     process. Safe for threads. Every method may block (a request of S3, tried again where it says so), and raises
-    Transient for whatever S3 says: nothing of it is the caller's fault.
+    Transient, and Terminal ``destination_...`` where trying again cannot help.
     """
 
-    def __init__(self, client: S3Client) -> None:
-        """Take a client; ``Objects.spool`` has one."""
-        self._client = client
+    def __init__(self, objects: Objects) -> None:
+        """Take what opens the bucket; ``Objects.writer`` and ``Objects.spool`` do."""
+        self._objects = objects
 
-    def begin(self, ref: SourceRef) -> str:
+    def begin(self, ref: SourceRef, *, media_type: str = "") -> str:
         """Begin to write an object; return the id that the rest needs."""
+        named: Any = {"ContentType": media_type} if media_type else {}
         # Once: an answer that was lost leaves an upload that nobody knows.
-        return _spool(lambda: self._client.create_multipart_upload(Bucket=ref.bucket, Key=ref.key), once=True)[
-            "UploadId"
-        ]
+        begun = self._ask(
+            lambda client: client.create_multipart_upload(Bucket=ref.bucket, Key=ref.key, **named), once=True
+        )
+        return begun["UploadId"]
 
     def put_part(self, ref: SourceRef, upload_id: str, number: int, content: BytesIO) -> str:
         """Write a part, numbered from 1, and return its ETag. All but the last have 5 MiB at least."""
         part = {"Bucket": ref.bucket, "Key": ref.key, "UploadId": upload_id, "PartNumber": number}
 
-        def put() -> str:
+        def put(client: S3Client) -> str:
             content.seek(0)
-            return self._client.upload_part(**part, Body=content)["ETag"]  # type: ignore[arg-type]
+            return client.upload_part(**part, Body=content)["ETag"]  # type: ignore[arg-type]
 
-        return _spool(put)
+        return self._ask(put)
 
-    def complete(self, ref: SourceRef, upload_id: str, etags: list[str]) -> None:
-        """Make the object of its parts. Raises GoneError where the upload was broken off."""
+    def complete(self, ref: SourceRef, upload_id: str, etags: list[str], *, size: int | None = None) -> None:
+        """Make the object of its parts, which have ``size`` bytes together.
+
+        Raises GoneError where the upload was broken off. Where only the answer was lost the upload is gone too, and the
+        object there: it is known by its size and its ETag, which S3 makes of those of the parts.
+        """
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         whole = {"Bucket": ref.bucket, "Key": ref.key, "UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
         try:
-            _spool(lambda: self._client.complete_multipart_upload(**whole))  # type: ignore[arg-type]
+            self._ask(lambda client: client.complete_multipart_upload(**whole))  # type: ignore[arg-type]
         except GoneError:
-            # Or it is complete, and the answer was lost: under this key nothing else is ever written.
-            _spool(lambda: self._client.head_object(Bucket=ref.bucket, Key=ref.key))
+            found = self._ask(lambda client: client.head_object(Bucket=ref.bucket, Key=ref.key))
+            if size is not None and (found["ContentLength"] != size or found["ETag"] not in _etags_of_whole(etags)):
+                raise GoneError(_UNREACHABLE, "another object stands in the place of the upload") from None
 
     def break_off(self, ref: SourceRef, upload_id: str) -> bool:
         """Drop an upload and its parts; return whether S3 knows of none any more.
@@ -229,8 +241,8 @@ class Spool:
         Parts on their way at this moment may be kept: to be asked again later, until it is true.
         """
         try:
-            _spool(
-                lambda: self._client.abort_multipart_upload(Bucket=ref.bucket, Key=ref.key, UploadId=upload_id),
+            self._ask(
+                lambda client: client.abort_multipart_upload(Bucket=ref.bucket, Key=ref.key, UploadId=upload_id),
                 once=True,
             )
         except GoneError:
@@ -239,28 +251,53 @@ class Spool:
 
     def list_begun(self, ref: SourceRef) -> list[str]:
         """Return the ids of uploads that were begun for an object and neither completed nor broken off."""
-        asked = {"Bucket": ref.bucket, "Prefix": ref.key}
-        answer = _spool(lambda: self._client.list_multipart_uploads(**asked), once=True)  # type: ignore[arg-type]
+        answer = self._ask(lambda client: client.list_multipart_uploads(Bucket=ref.bucket, Prefix=ref.key), once=True)
         return [upload["UploadId"] for upload in answer.get("Uploads", ()) if upload["Key"] == ref.key]
 
     def delete(self, ref: SourceRef) -> None:
         """Delete an object, if it is there."""
         with suppress(GoneError):
-            _spool(lambda: self._client.delete_object(Bucket=ref.bucket, Key=ref.key), once=True)
+            self._ask(lambda client: client.delete_object(Bucket=ref.bucket, Key=ref.key), once=True)
+
+    def _ask(self, request: Callable[[S3Client], T], *, once: bool = False) -> T:
+        ask = partial(request, self._objects.client)
+        try:
+            return _once(ask, _WRITING) if once else _try(ask, _WRITING)
+        except SourceFailed as error:
+            answer = error.__cause__
+            told = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
+            if error.code == "source_not_found" and told != "NoSuchBucket":
+                raise GoneError(_UNREACHABLE, f"S3 knows of none: {error}") from error
+            raise Terminal(error.code.replace("source_", "destination_"), error.public, str(error)) from error
+
+
+class Spool(Writer):
+    """Writes to the service's own bucket. Raises Transient whatever S3 says: nothing of it is the caller's fault."""
+
+    def _ask(self, request: Callable[[S3Client], T], *, once: bool = False) -> T:
+        try:
+            return super()._ask(request, once=once)
+        except (Terminal, Transient) as error:
+            kind = GoneError if isinstance(error, GoneError) else Transient
+            raise kind(_NOT_SPOOLED, f"the spool bucket: {error}") from error
 
 
 class GoneError(Transient):
     """S3 knows of no such upload, or no such object."""
 
 
-def _spool(request: Callable[[], T], *, once: bool = False) -> T:
+def _etags_of_whole(etags: list[str]) -> set[str]:
+    """Return the ETags that an object of these parts may have: S3's, of their hashes; one part's own at some servers.
+
+    Where a bucket is encrypted with keys of KMS its ETags are no hashes: then the object is not known by them, and is
+    written again.
+    """
     try:
-        return _once(request) if once else _try(request)
-    except Terminal as error:
-        kind = GoneError if error.code == "source_not_found" else Transient
-        raise kind(_NOT_SPOOLED, f"the spool bucket: {error}") from error
-    except Transient as error:
-        raise Transient(_NOT_SPOOLED, f"the spool bucket: {error}") from error
+        hashes = b"".join(bytes.fromhex(etag.strip('"')) for etag in etags)
+    except ValueError:
+        return set()
+    whole = f'"{md5(hashes, usedforsecurity=False).hexdigest()}-{len(etags)}"'
+    return {whole, etags[0]} if len(etags) == 1 else {whole}
 
 
 def connect(
@@ -419,6 +456,10 @@ _READING = {
 }
 _LISTING = {
     403: "S3 refused to list the bucket: the credentials are wrong, or are not allowed s3:ListBucket of it.",
+    404: "There is no such bucket in S3.",
+}
+_WRITING = {
+    403: "S3 refused access: the credentials are wrong, or may not write to this place.",
     404: "There is no such bucket in S3.",
 }
 _NOT_SPOOLED = (

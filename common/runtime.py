@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from common import objects
 from common.dispatch import Dispatch
 from common.errors import Terminal
+from common.ledger import exports as exports_ledger
 from common.ledger import imports as imports_ledger
 from common.ledger import projects
 from common.ledger.database import Database
@@ -19,7 +21,9 @@ from common.live.failures import Failures
 from common.live.progress import ProgressBoard
 from common.live.seen import Seen
 from common.live.slots import Slots
+from common.model.exports import Export
 from common.model.imports import Credentials, Import
+from common.model.roles import RoleUse
 from common.model.uploads import is_spooled
 from common.roles import Roles
 from common.sealing import Sealer
@@ -84,6 +88,21 @@ class Runtime:
         self._clients[job.id] = now, client
         return client
 
+    @contextmanager
+    def writer_of(self, job: Export) -> Iterator[objects.Writer]:
+        """Give the export's destination as its caller may write to it.
+
+        Reads the sealed credentials, so that only workers ever call this. Raises Terminal where they are gone.
+        """
+        keys = self._export_credentials(job) if job.spec.destination.role is None else self._role(_use_by_export(job))
+        # As patient as with the spool, for the same reason.
+        opened = self._connect(keys, job.spec.destination.region, self._writing_patience)
+        try:
+            yield opened.writer()
+        finally:
+            opened.close()
+            self.roles.forget(job.id)
+
     def forget_objects_of(self, import_id: str) -> None:
         """Drop the client of an import that has ended, and its credentials with it."""
         self.roles.forget(import_id)
@@ -98,13 +117,16 @@ class Runtime:
         """The way to the service's own bucket, for bodies that are sent to it."""
         with self._opening:
             if self._spool is None:
-                # Some servers copy all parts of an object before they say that they have put it together.
-                patience = max(self.settings.s3_timeout_seconds, self.settings.upload_seconds / 2)
-                self._spool = self._connect(self._own(), self.settings.spool_region, patience).spool()
+                self._spool = self._connect(self._own(), self.settings.spool_region, self._writing_patience).spool()
             return self._spool
 
+    @property
+    def _writing_patience(self) -> float:
+        """Seconds. Some servers copy all parts of an object before they say that they have put it together."""
+        return max(self.settings.s3_timeout_seconds, self.settings.upload_seconds / 2)
+
     def _open(self, job: Import) -> objects.Objects:
-        keys = self._credentials(job) if job.source.role is None else self._role(job)
+        keys = self._credentials(job) if job.source.role is None else self._role(_use_by_import(job))
         return self._connect(keys, job.source.region, self.settings.s3_timeout_seconds)
 
     def _connect(
@@ -119,10 +141,10 @@ class Runtime:
             timeout=timeout,
         )
 
-    def _role(self, job: Import) -> Callable[[], Credentials]:
+    def _role(self, use: RoleUse) -> Callable[[], Credentials]:
         with self.database.transaction() as tx:
-            project = projects.find_project(tx, job.project_id)
-        return partial(self.roles.keys_of, job, project.name)
+            project = projects.find_project(tx, use.project_id)
+        return partial(self.roles.keys_of, use, project.name)
 
     def _own(self) -> Credentials:
         return Credentials(self.settings.s3_access_key_id, self.settings.s3_secret_access_key)
@@ -138,3 +160,22 @@ class Runtime:
             "credentials_expired",
             "The S3 credentials of this import are no longer kept; start it again with fresh ones.",
         )
+
+    def _export_credentials(self, job: Export) -> Credentials:
+        with self.database.transaction() as tx:
+            sealed = exports_ledger.read_secret(tx, job.id)
+        if sealed is not None:
+            return self.sealer.open(job.id, sealed)
+        if self.settings.may_write_own(job.spec.destination.bucket):
+            return self._own()
+        text = "The S3 credentials of this export are no longer kept; start it again with fresh ones."
+        raise Terminal("credentials_expired", text)
+
+
+def _use_by_import(job: Import) -> RoleUse:
+    return RoleUse(job.id, job.project_id, job.source.role or "", job.source.bucket)
+
+
+def _use_by_export(job: Export) -> RoleUse:
+    place = job.spec.destination
+    return RoleUse(job.id, job.project_id, place.role or "", place.bucket, writes=True)

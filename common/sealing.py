@@ -37,24 +37,24 @@ class Sealer:
         self._ciphers = [AESGCM(key) for key in decoded]
         self._fingerprint_keys = [_fingerprint_key(key) for key in decoded]
 
-    def seal(self, import_id: str, credentials: Credentials) -> bytes:
+    def seal(self, job_id: str, credentials: Credentials) -> bytes:
         """Return the credentials as bytes that only ``open`` with the same id can read."""
         text = json.dumps([credentials.access_key_id, credentials.secret_access_key, credentials.session_token])
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._ciphers[0].encrypt(nonce, text.encode(), import_id.encode())
+        return nonce + self._ciphers[0].encrypt(nonce, text.encode(), job_id.encode())
 
-    def open(self, import_id: str, sealed: bytes) -> Credentials:
+    def open(self, job_id: str, sealed: bytes) -> Credentials:
         """Return the credentials. Raises Terminal where no key of ours opens them."""
         for cipher in self._ciphers:
             try:
-                text = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], import_id.encode())
+                text = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], job_id.encode())
             except (InvalidTag, ValueError):  # the latter of one too short to be sealed
                 continue
             return Credentials(*json.loads(text))
         raise Terminal(
             "credentials_unreadable",
-            "The S3 credentials of this import can no longer be read; start it again with fresh ones.",
-            "no sealing key opens the secret: was a key taken away before its imports had ended?",
+            "The S3 credentials of this job can no longer be read; start it again with fresh ones.",
+            "no sealing key opens the secret: was a key taken away before its jobs had ended?",
         )
 
     def fingerprint(self, request: str) -> bytes:

@@ -84,6 +84,7 @@ class Settings:
     )
 
     import_limit: int = setting("Active imports that a project may have, unless its row says otherwise.", 15)
+    export_limit: int = setting("Active exports that a project may have.", 5)
     max_rejects: int = setting(
         "Rejected lines above which an import fails, unless its request allows fewer.", 1_000_000, least=0
     )
@@ -112,6 +113,11 @@ class Settings:
     )
     walk_ceiling_seconds: float = setting(
         "The same of a chunk that only a walker takes, since it goes through a whole object.", 86_400.0, least=0.1
+    )
+    export_ceiling_seconds: float = setting(
+        "How long an exporter may be at one attempt at an export; two minutes later its task is ended.",
+        86_400.0,
+        least=0.1,
     )
     sweep_seconds: float = setting("Pause between two rounds of the sweep.", 2.0, least=0.01)
     resend_seconds: float = setting("Age from which a message that led to nothing is sent again.", 5.0, least=0.1)
@@ -145,6 +151,9 @@ class Settings:
     s3_secret_access_key: str = setting("The secret of that key.", "", secret=True)
     own_buckets: str = setting(
         "Buckets that callers may read with the service's own key: comma-separated, or * for all of its S3.", ""
+    )
+    own_export_buckets: str = setting(
+        "Buckets that callers may export to with the service's own key: comma-separated, or * for all of its S3.", ""
     )
     max_objects: int = setting("Objects that an import may take in; 10,000 at the most.", 10_000)
     roles: str = setting(
@@ -191,9 +200,16 @@ class Settings:
 
     def may_read_own(self, bucket: str) -> bool:
         """Return whether the bucket may be read with the service's own key, for a caller who sends none."""
+        return self._is_among(bucket, self.own_buckets)
+
+    def may_write_own(self, bucket: str) -> bool:
+        """Return whether exports may be written there with the service's own key, for a caller who sends none."""
+        return self._is_among(bucket, self.own_export_buckets)
+
+    def _is_among(self, bucket: str, named: str) -> bool:
         if bucket == self.spool_bucket:
             return False  # all projects' bodies are in it
-        return bool({bucket, "*"} & set(map(str.strip, self.own_buckets.split(","))))
+        return bool({bucket, "*"} & set(map(str.strip, named.split(","))))
 
 
 def read_setting(field_name: str, environment: Mapping[str, str] | None = None) -> Any:

@@ -16,15 +16,18 @@ import redis
 
 from api.callers import ALL_SCOPES, Caller
 from api.desk import Desk
-from common.dispatch import Dispatch
+from api.exporting import ExportDesk
+from common.dispatch import Dispatch, Lane
 from common.ledger import chunks, imports
 from common.ledger.projects import create_key, create_project, revoke_key
 from common.model.chunks import Chunk
+from common.model.exports import Destination, ExportSpec, ExportStatus
 from common.model.imports import Credentials, ImportSpec, ImportStatus
 from common.model.mapping import Mapping
 from common.model.sources import SourceRef
 from common.runtime import Runtime
 from common.settings import Settings
+from workers.exports.write import write_export
 from workers.imports import load
 from workers.imports.lease import Lease
 from workers.imports.lines import Lines
@@ -40,8 +43,10 @@ class Written(Dispatch):
         self.plans: list[str] = []
         self.loads: list[int] = []
         self.walks: list[int] = []
+        self.exports: list[str] = []
         self.waiting: int | None = 0
         self.walks_waiting = 0
+        self.exports_waiting = 0
 
     def plan_import(self, import_id: str) -> bool:
         self.plans.append(import_id)
@@ -51,9 +56,14 @@ class Written(Dispatch):
         (self.walks if long else self.loads).append(chunk_id)
         return self.waiting is not None
 
-    def queue_length(self, *, long: bool = False) -> int | None:
-        """None of both where ``waiting`` is None: there is one broker."""
-        return self.walks_waiting if long and self.waiting is not None else self.waiting
+    def write_export(self, export_id: str) -> bool:
+        self.exports.append(export_id)
+        return self.waiting is not None
+
+    def queue_length(self, lane: Lane = Lane.IMPORTS) -> int | None:
+        """None of any lane where ``waiting`` is None: there is one broker."""
+        others = {Lane.WALKS: self.walks_waiting, Lane.EXPORTS: self.exports_waiting}
+        return None if self.waiting is None else others.get(lane, self.waiting)
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,39 @@ class Stage:
         while ids := self.chunk_ids(import_id, open_only=True):
             load.load_chunk(self.runtime, ids[0])
             assert self.chunk_ids(import_id, open_only=True)[:1] != ids[:1], "it did not get on"
+
+    def export(self, **wishes: Any) -> ExportStatus:
+        """Ask for an export, write it, and return how it ended."""
+        export_id = self.ask_export(**wishes)
+        write_export(self.runtime, export_id)
+        return self.export_status(export_id)
+
+    def ask_export(self, **wishes: Any) -> str:
+        """Ask for an export of what ``run`` has imported, and return its id."""
+        keys = Credentials("caller-key", "caller-secret")
+        place = Destination(self.bucket, f"{uuid.uuid4().hex}/")
+        asked = ExportSpec(**{"collection": "events", "destination": place, "credentials": keys, **wishes})
+        return self.export_desk.start_export(self.caller, asked).status.id
+
+    @property
+    def export_desk(self) -> ExportDesk:
+        return ExportDesk(self.runtime)
+
+    def export_status(self, export_id: str) -> ExportStatus:
+        return self.export_desk.read_export(self.caller, export_id)
+
+    def found(self, prefix: str) -> dict[str, bytes]:
+        """Return the objects below a prefix by the rest of their keys."""
+        listed = self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        return {
+            one["Key"].removeprefix(prefix): self.s3.get_object(Bucket=self.bucket, Key=one["Key"])["Body"].read()
+            for one in listed
+        }
+
+    def uploads_begun(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix whose uploads are neither completed nor broken off."""
+        begun = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=prefix).get("Uploads", [])
+        return [one["Key"] for one in begun]
 
     def status(self, import_id: str) -> ImportStatus:
         return self.desk.read_import(self.caller, import_id)

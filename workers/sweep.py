@@ -17,15 +17,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from common.dispatch import QUEUE, WALKS
+from common.dispatch import Lane
 from common.errors import PenstockError, Terminal, Transient
-from common.ledger import chunks, collections, idempotency, imports, leases, uploads
+from common.ledger import chunks, collections, exports, idempotency, imports, leases, pushes, uploads
 from common.ledger.database import Database, Tx
 from common.model.sources import SourceRef
 from common.model.uploads import Upload
 from common.runtime import Runtime
 from common.settings import Settings
 from common.telemetry import configure_logs, get_logger
+from workers.exports import healing
 from workers.imports.settle import fail_import, settle_import
 
 log = get_logger(__name__)
@@ -82,13 +83,14 @@ def _send_again(runtime: Runtime) -> None:
     import had more messages than its window, and with each of them one more turn than the others (36 % of the chunks
     instead of 25). A plan sent twice is nobody's turn, so plans ask only that not too much waits which is nobody's.
     """
-    _send_kind_again(runtime, long=False)
-    _send_kind_again(runtime, long=True)
+    _send_lane_again(runtime, Lane.IMPORTS)
+    _send_lane_again(runtime, Lane.WALKS)
 
 
-def _send_kind_again(runtime: Runtime, *, long: bool) -> None:
-    """Do so for long chunks, or for plans and all other chunks: what waits in one queue is none of the other's."""
-    settings, waiting = runtime.settings, runtime.dispatch.queue_length(long=long)
+def _send_lane_again(runtime: Runtime, lane: Lane) -> None:
+    """Do so for long chunks, or for plans and all other chunks: what waits in one lane is none of the other's."""
+    long = lane is Lane.WALKS
+    settings, waiting = runtime.settings, runtime.dispatch.queue_length(lane)
     if waiting is None:
         return
     with runtime.database.transaction() as tx:
@@ -117,8 +119,18 @@ def _tell_of_unserved_walks(runtime: Runtime) -> None:
     patience = runtime.settings.watchdog_seconds
     with runtime.database.transaction() as tx:
         waits = leases.is_work_waiting(tx, window=runtime.settings.window, long=True) and not leases.is_walked(tx)
-    if _unserved.lasts(is_so=waits, at=time.monotonic(), patience=patience):
+    if _unserved_walks.lasts(is_so=waits, at=time.monotonic(), patience=patience):
         log.warning("walks_not_served", seconds=patience, remedy="Run the Procfile's walker: a worker with -Q walks.")
+
+
+def _tell_of_unserved_exports(runtime: Runtime) -> None:
+    """Say that exports wait and nobody is an exporter."""
+    patience = runtime.settings.watchdog_seconds
+    with runtime.database.transaction() as tx:
+        waits = exports.is_export_waiting(tx) and not exports.is_export_in_work(tx)
+    if _unserved_exports.lasts(is_so=waits, at=time.monotonic(), patience=patience):
+        remedy = "Run the Procfile's exporter: a worker with -Q exports."
+        log.warning("exports_not_served", seconds=patience, remedy=remedy)
 
 
 class Spell:
@@ -144,7 +156,7 @@ class Spell:
         return True
 
 
-_unserved = Spell()
+_unserved_walks, _unserved_exports = Spell(), Spell()
 
 
 def _expire_secrets(runtime: Runtime) -> None:
@@ -215,6 +227,11 @@ def _forget_old_keys(runtime: Runtime) -> None:
         idempotency.delete_old_keys(tx)
 
 
+def _fold_pushes(runtime: Runtime) -> None:
+    with runtime.database.transaction() as tx:
+        pushes.fold_pushes(tx)
+
+
 def _rebuild_progress(runtime: Runtime) -> None:
     """Write progress anew where Redis knows of fewer chunks than the ledger."""
     for import_id, done in _list(runtime.database, imports.running_imports):
@@ -261,22 +278,27 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
         _expire_secrets,
         _end_silent_uploads,
         _forget_old_keys,
+        _fold_pushes,
         _tell_of_unserved_walks,
+        _tell_of_unserved_exports,
+        *healing.STEPS,
         _empty_spool,
         _empty_collections,
     )
 
 
-def is_work_waiting(runtime: Runtime, *, long: bool = False) -> bool:
-    """Return whether there is work that any worker, or any walker, could take, and a broker that could tell it.
+def is_work_waiting(runtime: Runtime, lane: Lane = Lane.IMPORTS) -> bool:
+    """Return whether there is work that any process of the lane could take, and a broker that could tell it.
 
     A worker that hears nothing while this is so for long has gone deaf; one whose Redis is away has not, nor one whose
     Redis is full: that tells how long the queue is and takes no message, so that every worker ended once a minute.
     """
-    if runtime.dispatch.queue_length(long=long) is None or not runtime.live.takes_writes():
+    if runtime.dispatch.queue_length(lane) is None or not runtime.live.takes_writes():
         return False
     with runtime.database.transaction() as tx:
-        return leases.is_work_waiting(tx, window=runtime.settings.window, long=long)
+        if lane is Lane.EXPORTS:
+            return exports.is_export_waiting(tx)
+        return leases.is_work_waiting(tx, window=runtime.settings.window, long=lane is Lane.WALKS)
 
 
 def _list(database: Database, query: Callable[[Tx], list[T]]) -> list[T]:
@@ -288,11 +310,11 @@ def main() -> None:
     """Sweep until told to stop, or until the worker that started this, whose pid is the argument, is gone.
 
     After each round, whether or not the sweep was another's, a line on standard output says if work waits in one of the
-    queues that the worker serves, the further arguments.
+    lanes that the worker serves, the further arguments.
     """
     if len(sys.argv) > 1:
         _die_with(parent=int(sys.argv[1]))
-    kinds = [queue == WALKS for queue in sys.argv[2:] if queue in (QUEUE, WALKS)]
+    lanes = [lane for lane in Lane if lane in sys.argv[2:]]
     settings = Settings.from_environment()
     configure_logs(settings.log_level, settings.log_format)
     runtime = Runtime.build(settings, name="penstock-sweep")
@@ -304,7 +326,7 @@ def main() -> None:
         waiting = False
         try:
             sweep(runtime, guard=guard)
-            waiting = any(is_work_waiting(runtime, long=long) for long in kinds)
+            waiting = any(is_work_waiting(runtime, lane) for lane in lanes)
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))
         # News for the worker's watchdog; a round without any would look like one that hangs.

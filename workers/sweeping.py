@@ -18,7 +18,7 @@ from celery import bootsteps
 from celery.signals import worker_ready
 from celery.worker import state
 
-from common.dispatch import QUEUE, WALKS
+from common.dispatch import Lane
 from common.settings import Settings
 from common.telemetry import get_logger
 from workers.watchdog import Look, Silence, is_deaf, listen
@@ -48,15 +48,15 @@ class SweepStep(bootsteps.StartStopStep):
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._queues: list[str] = []
+        self._lanes: list[Lane] = []
 
     def start(self, parent: Any) -> None:
         """Start the sweep and the thread that starts it again."""
         # Chosen once: who cancels a worker's queue at run time has made it deaf. Work of others is none of its own.
-        self._queues = [queue for queue in (QUEUE, WALKS) if queue in parent.app.amqp.queues.consume_from]
+        self._lanes = [lane for lane in Lane if lane in parent.app.amqp.queues.consume_from]
         worker_ready.connect(self._note_ready)
         # The first one here and not in the thread: an error is the worker's own, at its start.
-        self._child = spawn_sweep(self._queues)
+        self._child = spawn_sweep(self._lanes)
         threading.Thread(target=self._watch, args=(parent,), name="sweep-watch", daemon=True).start()
 
     def _note_ready(self, **_: Any) -> None:
@@ -89,15 +89,15 @@ class SweepStep(bootsteps.StartStopStep):
     def _spawn_again(self) -> subprocess.Popen[bytes] | None:
         while not self._stopping.wait(_PAUSE):
             try:
-                return spawn_sweep(self._queues)
+                return spawn_sweep(self._lanes)
             except OSError as error:  # no process or no memory to be had at the moment
                 log.warning("sweep_not_started", error=str(error))
         return None
 
 
-def spawn_sweep(queues: list[str]) -> subprocess.Popen[bytes]:
-    """Start a sweep that ends with this process; its standard output is news of the work of these queues."""
-    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), *queues]
+def spawn_sweep(lanes: list[Lane]) -> subprocess.Popen[bytes]:
+    """Start a sweep that ends with this process; its standard output is news of the work of these lanes."""
+    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), *lanes]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 

@@ -10,9 +10,10 @@ from functools import cache
 
 from celery import shared_task
 
-from common.dispatch import LOAD_CHUNK, PLAN_IMPORT, WALK
+from common.dispatch import LOAD_CHUNK, PLAN_IMPORT, WALK, WRITE_EXPORT
 from common.runtime import Runtime
 from common.settings import Settings
+from workers.exports import write
 from workers.imports import load, plan
 
 
@@ -38,3 +39,9 @@ def load_chunk(chunk_id: int) -> None:
 def walk_chunk(chunk_id: int) -> None:
     """Do what a long chunk asks for, or another long one of its import where this one is taken."""
     load.load_chunk(runtime(), chunk_id)
+
+
+@shared_task(name=WRITE_EXPORT)
+def write_export(export_id: str) -> None:
+    """Write an export to S3."""
+    write.write_export(runtime(), export_id)

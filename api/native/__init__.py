@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 from flask_smorest import Api
 
-from api.native import collections, routes
+from api.native import collections, exports, routes
 from api.native.routes import SPEC, refuse_http
 
 __all__ = ["SPEC", "refuse_http", "register"]
@@ -13,4 +13,4 @@ __all__ = ["SPEC", "refuse_http", "register"]
 
 def register(app: Flask, api: Api) -> None:
     """Mount the room, and make its form of errors the app's."""
-    routes.register(app, api, routes.blueprint, collections.blueprint)
+    routes.register(app, api, routes.blueprint, exports.blueprint, collections.blueprint)

@@ -11,6 +11,7 @@ from typing import Any
 from api.relaxed import read_query
 from common.errors import Refusal
 from common.model.collections import check_collection
+from common.model.exports import Destination, ExportSpec, Fill
 from common.model.formats import Compression, Format
 from common.model.imports import AUTO, Credentials, IfSeen, ImportSpec
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
@@ -38,7 +39,7 @@ def import_spec(asked: dict[str, Any]) -> ImportSpec:
         source=_source(source),
         mapping=Mapping(**mapping),
         named=frozenset(mapping),
-        credentials=_credentials(source),
+        credentials=_credentials(source, "source"),
         max_rejects=asked.get("onError", {}).get("maxErrors"),
         format=Format(asked["format"]) if asked.get("format", AUTO) != AUTO else None,
         compression=Compression(asked["compression"]) if asked.get("compression", AUTO) != AUTO else None,
@@ -107,6 +108,31 @@ def _member(text: str, name: str) -> Any:
     return text if name != "filter" and _WORD.fullmatch(text) else read_query(text, field=name)
 
 
+def export_spec(asked: dict[str, Any], *, now: datetime) -> ExportSpec:
+    """Return the spec of a request that the schema has passed. Raises Refusal naming the field at fault.
+
+    ``now`` is what a relative timeframe is relative to: whoever begins the export anew reads the same window.
+    """
+    place, kind = asked["destination"], Format(asked.get("format", Format.NDJSON))
+    ref = parse_s3_url(place["url"], kind=SourceKind.PREFIX, region=place.get("region"), field="destination.url")
+    role = check_role(place["roleArn"], field="destination.roleArn") if "roleArn" in place else None
+    if "columns" in asked and kind is not Format.CSV:
+        raise Refusal("columns_without_csv", "Columns are of CSV: this export has none.", field="columns")
+    query = asked.get("query", {})
+    return ExportSpec(
+        collection=check_collection(asked["collection"]),
+        destination=Destination.beneath(replace(ref, role=role)),
+        query=parse_query(query, now=now),
+        asked=query,
+        credentials=_credentials(place, "destination"),
+        format=kind,
+        compression=Compression(asked.get("compression", Compression.NONE)),
+        columns=tuple(asked.get("columns", ())),
+        fill=Fill(**asked["fill"]) if "fill" in asked else Fill(),
+        part_bytes=asked.get("partBytes"),
+    )
+
+
 def error_position(cursor: str | None) -> tuple[int, int]:
     """Return the position that a cursor of the schema's form stands for."""
     chunk, _, line = (cursor or "").partition("-")
@@ -123,14 +149,15 @@ def _source(source: dict[str, Any]) -> SourceRef:
     return replace(ref, role=check_role(source["roleArn"])) if "roleArn" in source else ref
 
 
-def _credentials(source: dict[str, Any]) -> Credentials | None:
-    key_id, secret = source.get("accessKeyId"), source.get("secretAccessKey")
-    if key_id is None and secret is None and "sessionToken" not in source:
+def _credentials(place: dict[str, Any], named: str) -> Credentials | None:
+    """Return the keys of a source or a destination."""
+    key_id, secret = place.get("accessKeyId"), place.get("secretAccessKey")
+    if key_id is None and secret is None and "sessionToken" not in place:
         return None
-    if "roleArn" in source:
-        text = "The source has keys of its own and a role; send one or the other."
-        raise Refusal("credentials_and_role", text, field="source.roleArn")
+    if "roleArn" in place:
+        text = f"The {named} has keys of its own and a role; send one or the other."
+        raise Refusal("credentials_and_role", text, field=f"{named}.roleArn")
     if key_id is None or secret is None:
-        missing = "source.accessKeyId" if key_id is None else "source.secretAccessKey"
+        missing = f"{named}.accessKeyId" if key_id is None else f"{named}.secretAccessKey"
         raise Refusal("credentials_incomplete", "accessKeyId and secretAccessKey go together.", field=missing)
-    return Credentials(key_id, secret, source.get("sessionToken"))
+    return Credentials(key_id, secret, place.get("sessionToken"))

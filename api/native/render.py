@@ -10,6 +10,7 @@ from typing import Any
 from api.rendering import exact_time, http_status, iso_time, retry_header
 from common.errors import Refusal
 from common.model.collections import CollectionStatus, StoredEvent
+from common.model.exports import ExportStatus
 from common.model.imports import ImportState, ImportStatus, ObjectStatus
 from common.model.mapping import Mapping
 from common.model.rejects import LineError
@@ -106,6 +107,47 @@ def _source(status: ImportStatus) -> dict[str, Any]:
     return {"url": source.url, "type": source.kind.value, "region": source.region, **role}
 
 
+def export_status(status: ExportStatus, link: Callable[[str], str]) -> dict[str, Any]:
+    """Return an export's status document."""
+    spec, path = status.spec, f"/api/exports/{status.id}"
+    place, fill, window = spec.destination, spec.fill, spec.query
+    role = {"roleArn": place.role, "externalId": status.external_id} if place.role else {}
+    return {
+        "id": status.id,
+        "collection": spec.collection,
+        "status": status.state.value,
+        "createdAt": iso_time(status.created_at),
+        "startedAt": iso_time(status.started_at),
+        "finishedAt": iso_time(status.finished_at),
+        "snapshotAt": exact_time(status.snapshot_at),
+        "createdBy": {"keyId": status.key_id} if status.key_id else None,
+        "query": dict(spec.asked),
+        "timeframe": {"start": exact_time(window.start), "end": exact_time(window.end)},
+        "destination": {"url": place.url, "region": place.region, **role},
+        "format": spec.format.value,
+        "compression": spec.compression.value,
+        "columns": list(spec.columns),
+        "fill": {"id": fill.id, "time": fill.time} if fill else None,
+        "partBytes": spec.part_bytes,
+        "progress": {
+            "percent": status.percent,
+            "eventsWritten": status.events_done,
+            "eventsTotal": status.events_total,
+            "bytesWritten": status.bytes_done,
+            "bytesTotal": status.bytes_total,
+            "eventsPerSecond": status.events_per_second,
+            "etaSeconds": status.eta_seconds,
+        },
+        "objects": [
+            {"key": one.key, "events": one.events, "bytes": one.size, "sha256": one.sha256} for one in status.objects
+        ],
+        "manifest": status.manifest,
+        "error": {"code": status.error.code, "message": status.error.message} if status.error else None,
+        "statusHistory": [{"status": state.value, "at": iso_time(at)} for state, at in status.history],
+        "links": {"self": link(path), "cancel": link(f"{path}/cancel")},
+    }
+
+
 def line_error(error: LineError) -> dict[str, Any]:
     """Return a rejected line's place and reason, never its bytes."""
     return {
@@ -141,10 +183,10 @@ def event_page(events: Sequence[StoredEvent], next_after: str | None) -> bytes:
     return b'{"items":[%b],"next":%b}' % (items, following)
 
 
-def retry_after(status: ImportStatus) -> dict[str, str]:
-    """Return the header that tells when to ask again, of an import that is under way."""
-    active = status.state in (ImportState.PENDING, ImportState.PLANNING, ImportState.RUNNING)
-    return {"Retry-After": "1"} if active else {}
+def retry_after(status: ImportStatus | ExportStatus) -> dict[str, str]:
+    """Return the header that tells when to ask again, of a job that is under way."""
+    waits = not status.state.ended and status.state is not ImportState.PAUSED
+    return {"Retry-After": "1"} if waits else {}
 
 
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:

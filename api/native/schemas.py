@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
+from common.model.exports import LEAST_PART_BYTES, MOST_COLUMNS, MOST_PART_BYTES, ExportState
 from common.model.formats import Compression, Format
 from common.model.imports import SHOWN_OBJECTS, IfSeen, ImportState
 from common.model.mapping import ColumnType, OnDuplicate
@@ -37,7 +38,17 @@ _TYPE = (
 )
 
 
-class SourceRequest(Schema):
+class KeysRequest(Schema):
+    """What opens a bucket: keys, or a role."""
+
+    region = fields.String(validate=validate.Length(1, 32))
+    accessKeyId = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
+    secretAccessKey = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
+    sessionToken = fields.String(load_only=True, validate=_printable(4096))  # noqa: N815
+    roleArn = fields.String(validate=validate.Length(1, 2048))  # noqa: N815
+
+
+class SourceRequest(KeysRequest):
     """Objects of S3, and the keys or the role that open them."""
 
     url = fields.String(required=True, validate=validate.Length(1, 2048), metadata={"description": _URL})
@@ -47,11 +58,6 @@ class SourceRequest(Schema):
         validate=validate.Length(1, MAX_LISTED),
         metadata={"description": "A list of keys in the place of one: each follows the bucket or prefix of the url."},
     )
-    region = fields.String(validate=validate.Length(1, 32))
-    accessKeyId = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
-    secretAccessKey = fields.String(load_only=True, validate=_printable(256))  # noqa: N815
-    sessionToken = fields.String(load_only=True, validate=_printable(4096))  # noqa: N815
-    roleArn = fields.String(validate=validate.Length(1, 2048))  # noqa: N815
 
 
 _NAMES: dict[str, list[dict[str, Any]]] = {
@@ -145,6 +151,67 @@ class EventsQuery(Schema):
     timezone = fields.String(metadata={"description": "Of a relative timeframe: an IANA name, or hours from UTC."})
     cursor = fields.UUID(metadata={"description": "The id to go on after."})
     limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+
+
+class DestinationRequest(KeysRequest):
+    """Where an export goes, and the keys or the role that may write there."""
+
+    url = fields.String(
+        required=True,
+        validate=validate.Length(1, 2048),
+        metadata={"description": "s3://bucket/prefix/ or the https form; what it names is taken for a folder."},
+    )
+
+
+class FillRequest(Schema):
+    """Names of two members that every exported event shall have."""
+
+    id = fields.String(required=True, validate=validate.Length(1, 255))
+    time = fields.String(required=True, validate=validate.Length(1, 255))
+
+    @validates_schema
+    def _differ(self, data: dict[str, Any], **_: Any) -> None:
+        if data["id"] == data["time"]:
+            message = "The two names have to differ."
+            raise ValidationError(message, "time")
+
+
+class ExportRequest(Schema):
+    """An export to start."""
+
+    collection = fields.String(required=True)
+    destination = fields.Nested(DestinationRequest, required=True)
+    query = fields.Dict(
+        keys=fields.String(),
+        metadata={"description": "filter, timeframe and timezone, all optional. A relative timeframe is fixed now."},
+    )
+    format = fields.String(validate=validate.OneOf([Format.NDJSON, Format.CSV]))
+    compression = fields.String(validate=validate.OneOf([Compression.NONE, Compression.GZIP, Compression.ZSTD]))
+    columns = fields.List(
+        fields.String(validate=validate.Length(1, 1024)),
+        validate=[validate.Length(1, MOST_COLUMNS), validate.ContainsNoneOf([""])],
+        metadata={"description": "Of CSV: dotted paths. Left out: all members at the top of any event, by name."},
+    )
+    fill = fields.Nested(
+        FillRequest,
+        metadata={"description": "Adds the event's id and time, under these names, where its line had none."},
+    )
+    partBytes = fields.Integer(  # noqa: N815
+        strict=True,
+        validate=validate.Range(LEAST_PART_BYTES, MOST_PART_BYTES),
+        metadata={
+            "description": "Size from which an object is full and another begins; a manifest is written after the last."
+        },
+    )
+
+
+class ExportsQuery(Schema):
+    """Which exports to list."""
+
+    cursor = fields.Integer(validate=validate.Range(1, 2**62))
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    status = fields.Enum(ExportState, by_value=True)
+    collection = fields.String(validate=validate.Regexp(r"[^\x00-\x1f/]{1,255}\Z"))
 
 
 class ListQuery(Schema):
@@ -374,3 +441,85 @@ class Problem(Schema):
     detail = fields.String()
     code = fields.String()
     request_id = fields.String(data_key="requestId")
+
+
+class DestinationReply(Schema):
+    """The destination as asked for, without its keys."""
+
+    url = fields.String()
+    region = fields.String()
+    roleArn = fields.String(metadata={"description": "Where the destination has a role."})  # noqa: N815
+    externalId = fields.String(metadata={"description": "What the role's trust policy has to ask for."})  # noqa: N815
+
+
+class TimeframeReply(Schema):
+    """A window of time, open where a bound is null; its end is not in it."""
+
+    start = fields.String(allow_none=True)
+    end = fields.String(allow_none=True)
+
+
+class ExportProgressReply(Schema):
+    """How far the present attempt is. One that died is begun again, from nothing."""
+
+    percent = fields.Float()
+    eventsWritten = fields.Integer()  # noqa: N815
+    eventsTotal = fields.Integer(allow_none=True)  # noqa: N815
+    bytesWritten = fields.Integer()  # noqa: N815
+    bytesTotal = fields.Integer(  # noqa: N815
+        allow_none=True, metadata={"description": "Of CSV and of what is compressed known at its end only."}
+    )
+    eventsPerSecond = fields.Integer()  # noqa: N815
+    etaSeconds = fields.Integer(allow_none=True)  # noqa: N815
+
+
+class WrittenObjectReply(Schema):
+    """An object of a completed export."""
+
+    key = fields.String()
+    events = fields.Integer()
+    bytes = fields.Integer()
+    sha256 = fields.String()
+
+
+class ExportLinksReply(Schema):
+    """Where to go from here."""
+
+    self = fields.String()
+    cancel = fields.String()
+
+
+class ExportReply(Schema):
+    """An export's status."""
+
+    id = fields.String()
+    collection = fields.String()
+    status = fields.String()
+    createdAt = fields.String()  # noqa: N815
+    startedAt = fields.String(allow_none=True)  # noqa: N815
+    finishedAt = fields.String(allow_none=True)  # noqa: N815
+    snapshotAt = fields.String(  # noqa: N815
+        allow_none=True, metadata={"description": "What was stored at this instant is exported, and nothing later."}
+    )
+    createdBy = fields.Nested(CreatedByReply, allow_none=True)  # noqa: N815
+    query = fields.Dict(keys=fields.String())
+    timeframe = fields.Nested(TimeframeReply, metadata={"description": "What the query's timeframe came to."})
+    destination = fields.Nested(DestinationReply)
+    format = fields.String()
+    compression = fields.String()
+    columns = fields.List(fields.String())
+    fill = fields.Nested(FillRequest, allow_none=True)
+    partBytes = fields.Integer(allow_none=True)  # noqa: N815
+    progress = fields.Nested(ExportProgressReply)
+    objects = fields.List(fields.Nested(WrittenObjectReply))
+    manifest = fields.String(allow_none=True, metadata={"description": "Its key; of an export in parts."})
+    error = fields.Nested(FailureReply, allow_none=True)
+    statusHistory = fields.List(fields.Nested(HistoryReply))  # noqa: N815
+    links = fields.Nested(ExportLinksReply)
+
+
+class ExportListReply(Schema):
+    """A page of exports, newest first."""
+
+    items = fields.List(fields.Nested(ExportReply))
+    next = fields.String(allow_none=True)

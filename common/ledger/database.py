@@ -10,7 +10,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -61,6 +61,35 @@ class Tx:
     def copy_in(self, statement: str, rows: Readable, *, piece: int) -> None:
         """Send a file to ``COPY .. FROM STDIN``, so many bytes at a time."""
         self._cursor.copy_expert(statement, rows, size=piece)
+
+    def copy_out(self, statement: str, write: Callable[[bytes], None], **values: Any) -> None:
+        """Have ``write`` called with each row that ``COPY .. TO STDOUT`` gives.
+
+        May block for as long as ``write`` does: the server waits. What that raises ends the statement.
+        """
+        sink = _Sink(write)
+        try:
+            # COPY takes no parameters of the server's: the driver quotes them, as it does for every other statement.
+            self._cursor.copy_expert(self._cursor.mogrify(statement, values), sink)
+        except BaseException:
+            if sink.failure:
+                raise sink.failure from None
+            raise
+
+
+class _Sink:
+    """A file that hands on what is written, and keeps what that raised: the driver makes errors of its own."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self.failure: BaseException | None = None
+
+    def write(self, content: bytes) -> None:
+        try:
+            self._write(content)
+        except BaseException as error:
+            self.failure = error
+            raise
 
 
 _SESSION = (

@@ -45,6 +45,10 @@ class Selection(NamedTuple):
     #: Whether rows that are odd were let through, to be judged by ``query.matches(payload)``.
     judges_odd: bool
 
+    def put_into(self, statement: str) -> str:
+        """Return a statement of ``sql/`` with the condition in its places, which say ``/* selection */ true``."""
+        return statement.replace("/* selection */ true", self.where)
+
 
 def select_events(collection_id: int, query: Query) -> Selection:
     """Return the rows of a collection that a query asks for, as the condition of a WHERE."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from common.errors import Refusal
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
 from common.ledger.rows import hex_id
@@ -18,13 +19,22 @@ class Made(NamedTuple):
     import_id: str
 
 
+def key_reused() -> Refusal:
+    """Return the answer to a key that has made something else."""
+    text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
+    return Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+
+
 def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id: str) -> Made | None:
     """Note that the key makes this import; or return what it has made before.
 
     To be followed, in the same transaction, by the import's row: a request that is refused must not be remembered.
-    Blocks while another request with the key is under way.
+    Blocks while another request with the key is under way. Raises Refusal ``idempotency_key_reused`` where it has made
+    an export.
     """
     values = {"project_id": project_id, "key": key}
+    if tx.one(_SQL["has_made_export"], **values).made:
+        raise key_reused()
     if tx.one(_SQL["insert_idempotency_key"], **values, fingerprint=fingerprint, import_id=import_id):
         return None
     row = tx.one(_SQL["read_idempotency_key"], **values)

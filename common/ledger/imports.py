@@ -14,7 +14,7 @@ from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
-from common.ledger.rows import counts_of, hex_id
+from common.ledger.rows import counts_of, hex_id, mapping_json, mapping_of
 from common.model.formats import Compression, Format, Layout
 from common.model.imports import (
     AUTO,
@@ -31,7 +31,7 @@ from common.model.imports import (
     Plan,
     Progress,
 )
-from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.mapping import Mapping
 from common.model.rejects import LineError, RejectCode
 from common.model.roles import external_id
 from common.model.sources import Source, SourceKind, SourceRef
@@ -82,7 +82,7 @@ def admit_import(
     """
     tx.run(_SQL["lock_slots"], project_id=project_id)
     check_slots(tx, project_id, default_limit=default_limit)
-    mapping = json.dumps(_as_json(spec.mapping))
+    mapping = mapping_json(spec.mapping)
     collection = collections.ensure(tx, project_id, spec.collection, mapping)
     tx.run(
         _SQL["insert_import"],
@@ -90,7 +90,7 @@ def admit_import(
         project_id=project_id,
         collection_id=collection.id,
         api_key_id=api_key_id,
-        mapping=json.dumps(_as_json(_agreed(spec, _mapping(collection.mapping)))),
+        mapping=mapping_json(_agreed(spec, mapping_of(collection.mapping))),
         source=json.dumps(asdict(spec.source)),
         format=spec.format or AUTO,
         compression=spec.compression or AUTO,
@@ -341,27 +341,6 @@ def _source(value: dict[str, Any]) -> SourceRef:
     return SourceRef(value["bucket"], value["key"], value["region"], kind, keys, value.get("role"))
 
 
-def _as_json(mapping: Mapping) -> dict[str, Any]:
-    return {
-        "id": mapping.id_names,
-        "time": mapping.time_names,
-        "onDuplicate": mapping.on_duplicate,
-        "types": dict(mapping.types),
-        "quotedLineBreaks": mapping.quoted_line_breaks,
-    }
-
-
-def _mapping(value: dict[str, Any]) -> Mapping:
-    """Return the mapping of a row; those that were written before there were other formats lack what is CSV's."""
-    return Mapping(
-        tuple(value["id"]),
-        tuple(value["time"]),
-        OnDuplicate(value["onDuplicate"]),
-        tuple((column, ColumnType(kind)) for column, kind in value.get("types", {}).items()),
-        value.get("quotedLineBreaks", True),
-    )
-
-
 def _import(row: Any) -> Import:
     return Import(
         hex_id(row.id),
@@ -371,7 +350,7 @@ def _import(row: Any) -> Import:
         ImportState(row.state),
         row.created_at,
         _source(row.source),
-        _mapping(row.mapping),
+        mapping_of(row.mapping),
         row.max_rejects,
         Format(row.format) if row.format != AUTO else None,
         Compression(row.compression) if row.compression != AUTO else None,
@@ -409,7 +388,7 @@ def _status(tx: Tx, row: Any) -> ImportStatus:
         collection=row.collection,
         state=ImportState(row.state),
         source=source,
-        mapping=_mapping(row.mapping),
+        mapping=mapping_of(row.mapping),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from common.model.chunks import Counts
+from common.model.mapping import ColumnType, Mapping, OnDuplicate
 
 
 def hex_id(uuid: str) -> str:
@@ -15,3 +17,26 @@ def hex_id(uuid: str) -> str:
 def counts_of(row: Any) -> Counts:
     """Return the receipt of a row that has its six columns."""
     return Counts(row.lines, row.imported, row.replaced, row.duplicates, row.rejected, row.blank)
+
+
+def mapping_json(mapping: Mapping) -> str:
+    """Return a mapping as its column holds it."""
+    members = {
+        "id": mapping.id_names,
+        "time": mapping.time_names,
+        "onDuplicate": mapping.on_duplicate,
+        "types": dict(mapping.types),
+        "quotedLineBreaks": mapping.quoted_line_breaks,
+    }
+    return json.dumps(members)
+
+
+def mapping_of(value: Any) -> Mapping:
+    """Return the mapping of a column; those that were written before there were other formats lack what is CSV's."""
+    return Mapping(
+        tuple(value["id"]),
+        tuple(value["time"]),
+        OnDuplicate(value["onDuplicate"]),
+        tuple((column, ColumnType(kind)) for column, kind in value.get("types", {}).items()),
+        value.get("quotedLineBreaks", True),
+    )

@@ -33,6 +33,18 @@ class Grant:
         return self.projects is None or bool(self.projects & {*names})
 
 
+@dataclass(frozen=True, slots=True)
+class RoleUse:
+    """What a job needs a role for."""
+
+    job_id: str
+    project_id: str
+    role: str
+    bucket: str
+    #: Whether it writes to the bucket; else it reads.
+    writes: bool = False
+
+
 def read_roles(text: str) -> dict[str, Grant]:
     """Return the table of grants by role. Raises ValueError where the text is no such table, without a word of it."""
     try:
@@ -59,22 +71,35 @@ def external_id(project_id: str) -> str:
 
 
 def not_assumable(external: str, internal: str = "") -> Terminal:
-    """Return the end of an import whose role we cannot take."""
+    """Return the end of a job whose role we cannot take."""
     text = (
-        "The role of this import could not be assumed. Its trust policy has to name this service, "
+        "The role that was named could not be assumed. Its trust policy has to name this service, "
         f"with the external id {external}."
     )
     return Terminal("role_not_assumable", text, internal)
 
 
-def session_policy(role: str, bucket: str) -> str:
-    """Return the policy of a session that needs no more of the role than to read one bucket."""
-    found = _ROLE.fullmatch(role)
-    arn = f"arn:{found['partition'] if found else 'aws'}:s3:::{bucket}"
-    read = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": [arn, f"{arn}/*"]}
-    # What S3 needs to read what the bucket's owner has encrypted with a key of their own.
-    decrypt = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": ALL}
-    return json.dumps({"Version": "2012-10-17", "Statement": [read, decrypt]})
+_READING = ("s3:GetObject", "s3:ListBucket")
+_WRITING = (
+    "s3:PutObject",
+    "s3:AbortMultipartUpload",
+    "s3:DeleteObject",
+    "s3:GetObject",
+    "s3:ListBucketMultipartUploads",
+)
+
+
+def session_policy(use: RoleUse) -> str:
+    """Return the policy of a session that needs no more of the role than to read, or to write to, one bucket."""
+    found = _ROLE.fullmatch(use.role)
+    arn = f"arn:{found['partition'] if found else 'aws'}:s3:::{use.bucket}"
+    actions = _WRITING if use.writes else _READING
+    access = {"Effect": "Allow", "Action": list(actions), "Resource": [arn, f"{arn}/*"]}
+    # What S3 needs where the bucket's owner encrypts with a key of their own; a multipart upload needs both.
+    keys = ["kms:Decrypt", "kms:GenerateDataKey"] if use.writes else "kms:Decrypt"
+    return json.dumps(
+        {"Version": "2012-10-17", "Statement": [access, {"Effect": "Allow", "Action": keys, "Resource": ALL}]}
+    )
 
 
 def _role(role: str) -> str:

@@ -35,6 +35,11 @@ def walker_command(name: str) -> list[str]:
     return _celery_worker("walks", name)
 
 
+def exporter_command(name: str) -> list[str]:
+    """Return the Procfile's ``exporter``: a worker of the queue of exports alone."""
+    return _celery_worker("exports", name)
+
+
 def _celery_worker(queue: str, name: str) -> list[str]:
     options = ["--concurrency", "1", "-Q", queue, "-E", "--loglevel", "INFO", "-n", f"{name}@%h"]
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "workers.app"]
@@ -72,9 +77,10 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
         "PENSTOCK_SEALING_KEYS": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "PENSTOCK_BASE_URL": api,
         "PENSTOCK_SPOOL_BUCKET": SPOOL_BUCKET,
-        # The stack's own S3 holds nobody's secrets: wires that send no keys may read every bucket of it.
-        # In an S3 of the user's own they may read what the user names (PENSTOCK_OWN_BUCKETS).
+        # The stack's own S3 holds nobody's secrets: wires that send no keys may read every bucket of it, and export
+        # to it. In an S3 of the user's own they may do so where the user says (PENSTOCK_OWN_BUCKETS and the other).
         "PENSTOCK_OWN_BUCKETS": "*" if servers.pids["s3"] else "",
+        "PENSTOCK_OWN_EXPORT_BUCKETS": "*" if servers.pids["s3"] else "",
         # Nor are there any roles: every one opens what the stack's own key does.
         "PENSTOCK_ROLES": _any_role(servers) if servers.pids["s3"] else "",
         "PORT": str(port),

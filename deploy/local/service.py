@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 import boto3
 from botocore.config import Config
 
-from deploy.local.commands import ROOT, environment, flower_command, walker_command, web_command, worker_command
+from deploy.local.commands import (
+    ROOT,
+    environment,
+    exporter_command,
+    flower_command,
+    walker_command,
+    web_command,
+    worker_command,
+)
 from deploy.local.family import Child, Family, StartFailed, free_port
 from deploy.local.servers import REGION, Servers, answers_http
 
@@ -46,7 +54,7 @@ LONG_LIFE_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.1
 LAST_DELAY_SECONDS = 5.0
 
-Role = Literal["web", "worker", "walker", "flower"]
+Role = Literal["web", "worker", "walker", "exporter", "flower"]
 
 
 class Project(NamedTuple):
@@ -135,7 +143,7 @@ class Service:
     @property
     def pids(self) -> dict[str, list[int]]:
         """The main processes that run now, by role: each list in the order they were first started."""
-        roles: tuple[Role, ...] = ("web", "worker", "walker", "flower")
+        roles: tuple[Role, ...] = ("web", "worker", "walker", "exporter", "flower")
         with self._changing:
             running = [process for process in self._processes if not process.child.has_ended()]
             return {role: [p.child.pid for p in running if p.role == role] for role in roles}
@@ -220,15 +228,16 @@ class Service:
     def _start_all(self, workers: int, *, flower: bool) -> None:
         """Start all, then wait for all: each takes seconds of importing, and there is more than one core."""
         web = self._launch("web", web_command(), "web")
-        # One, however many workers: imports of what can be cut never wait for it.
+        # One of each, however many workers: imports of what can be cut never wait for them.
         self._launch("walker", walker_command("walker-1"), "walker-1")
+        self._launch("exporter", exporter_command("exporter-1"), "exporter-1")
         for _ in range(workers):
             self.add_worker(wait=False)
         if flower:
             self._start_flower()
         self._wait(web, lambda: answers_http(f"{self.api}/readyz"), "the API (GET /readyz)")
         for process in self._processes:
-            if process.role in ("worker", "walker"):
+            if process.role in ("worker", "walker", "exporter"):
                 self._wait_worker(process)
 
     def _start_flower(self) -> None:
@@ -252,7 +261,7 @@ class Service:
 
     def _wait_worker(self, process: Process) -> None:
         # Celery's own words. `celery inspect ping` would cost a second of imports per look, and Redis.
-        self._wait(process, lambda: " ready." in process.child.said(), f"a {process.role}")
+        self._wait(process, lambda: " ready." in process.child.said(), process.log.stem)
 
     def _wait(self, process: Process, ready: Callable[[], bool], what: str) -> None:
         process.child.wait_ready(ready, what=what, within=START_SECONDS)

@@ -137,8 +137,9 @@ def write_stack(servers: Servers, service: Service) -> None:
 def summarize(service: Service) -> None:
     """Tell the person at the terminal where things are; the keys stay in the file."""
     shown = STACK_FILE.relative_to(ROOT)
+    workers = f"{len(service.pids['worker'])} workers, a walker and an exporter"
     say(
-        f"\nPenstock is up: {len(service.pids['worker'])} workers and a walker, project {service.project.name!r}.\n"
+        f"\nPenstock is up: {workers}, project {service.project.name!r}.\n"
         f"  API     {service.api}/api   (described in {service.api}/api/openapi.json)\n"
         f"  Flower  {service.flower}   (user {service.flower_user}, password in {shown})\n"
         f"  Keys, addresses and pids are in {shown}, logs in {LOGS.relative_to(ROOT)}/.\n"

@@ -17,7 +17,7 @@ from common.ledger.queries import load_queries
 from common.model.imports import MOVES, ImportState
 from common.model.rejects import RejectCode
 from common.settings import Settings, SettingsError, variable
-from deploy.local.commands import flower_command, walker_command, web_command, worker_command
+from deploy.local.commands import exporter_command, flower_command, walker_command, web_command, worker_command
 from workers import tasks
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,7 @@ def test_every_task_has_a_sender_and_takes_one_id() -> None:
         dispatch.PLAN_IMPORT: tasks.plan_import,
         dispatch.LOAD_CHUNK: tasks.load_chunk,
         dispatch.WALK: tasks.walk_chunk,
+        dispatch.WRITE_EXPORT: tasks.write_export,
     }
     found = {task.name for task in vars(tasks).values() if hasattr(task, "apply_async")}
     assert found == set(names)
@@ -169,6 +170,7 @@ def test_the_local_stack_runs_the_lines_of_the_procfile() -> None:
         "web": web_command(),
         "worker": worker_command("w"),
         "walker": walker_command("w"),
+        "exporter": exporter_command("w"),
         "flower": flower_command(1),
     }
     assert set(ours_of) == set(lines)

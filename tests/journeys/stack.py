@@ -25,7 +25,7 @@ import boto3
 import redis
 from botocore.config import Config
 
-from common.dispatch import QUEUE, STARTS, WALKS, make_app
+from common.dispatch import EXPORTS, QUEUE, STARTS, WALKS, make_app
 from common.ledger.database import Database
 from common.settings import Settings
 from deploy.local.servers import REGION, Servers
@@ -324,7 +324,7 @@ class Stack:
 
         def drained() -> bool:
             with self.redis() as client:
-                return not any(client.llen(queue) for queue in (STARTS, QUEUE, WALKS))
+                return not any(client.llen(queue) for queue in (STARTS, QUEUE, WALKS, EXPORTS))
 
         wait_until(drained, what="the queue is empty", within=within)
         wait_until(lambda: self.is_quiet(idle), what="every worker's session idles", pause=0.1)
@@ -369,16 +369,22 @@ class Stack:
 
     def walker(self) -> Worker:
         """Return the walker, with its pool, once it is up."""
+        return self._only("walker")
 
+    def exporter(self) -> Worker:
+        """Return the exporter, with its pool, once it is up."""
+        return self._only("exporter")
+
+    def _only(self, role: str) -> Worker:
         def family() -> Worker | None:
-            pids = self.service.pids["walker"]
+            pids = self.service.pids[role]
             return _family_of(pids[0]) if pids else None
 
-        return wait_until(family, what="the walker is up, with a pool")
+        return wait_until(family, what=f"the {role} is up, with a pool")
 
     def pools(self) -> dict[int, list[int]]:
-        """Return the pool of each worker and walker that runs, by main process."""
-        mains = [*self.service.pids["worker"], *self.service.pids["walker"]]
+        """Return the pool of each worker, walker and exporter that runs, by main process."""
+        mains = [pid for role in ("worker", "walker", "exporter") for pid in self.service.pids[role]]
         families = [wait_until(lambda main=main: _family_of(main), what="a worker has a pool") for main in mains]
         return {worker.main: worker.pool for worker in families}
 
@@ -395,6 +401,9 @@ class Stack:
 
     def deafen_walker(self) -> None:
         self._deafen("walker-1", WALKS)
+
+    def deafen_exporter(self) -> None:
+        self._deafen("exporter-1", EXPORTS)
 
     def _deafen(self, process: str, *queues: str) -> None:
         name = f"{process}@{socket.gethostname()}"
@@ -419,6 +428,9 @@ class Stack:
 
     def kill_worker(self, number: int) -> None:
         os.kill(self.worker(number).main, signal.SIGKILL)
+
+    def kill_exporter(self) -> None:
+        os.kill(self.exporter().main, signal.SIGKILL)
 
     def sessions(self, pool: list[int]) -> list[Any]:
         """Return what Postgres says of the sessions of a worker's pool process."""
@@ -453,6 +465,7 @@ class Stack:
         wait_until(lambda: self.request("GET", "/readyz").status == 200, what="the API is ready")
         wait_until(lambda: len(self.workers_up()) == self.workers, what="all workers are up")
         self.walker()
+        self.exporter()
 
     def cancel_all(self) -> None:
         """End what a journey that failed has left running: it must not fail the next one too."""

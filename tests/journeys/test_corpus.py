@@ -127,7 +127,7 @@ def test_what_is_stored_of_an_odd_file_is_what_it_counts(run: Run, odd: Odd) -> 
 
 def test_no_worker_ended_and_none_was_born(run: Run) -> None:
     assert run.before == run.after
-    assert len(run.before) == run.stack.workers + 1, "the workers and a walker"
+    assert len(run.before) == run.stack.workers + 2, "the workers, a walker and an exporter"
 
 
 def test_no_worker_took_more_memory_than_it_may(run: Run) -> None:

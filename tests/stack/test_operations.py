@@ -74,7 +74,7 @@ def test_every_line_of_every_process_is_one_object_with_the_same_first_keys(runn
     os.kill(last, signal.SIGTERM)
     wait_until(lambda: not runs(last), what="the second worker has stopped")
 
-    for name in ("web", "worker-1", "worker-2", "walker-1", "flower"):
+    for name in ("web", "worker-1", "worker-2", "walker-1", "exporter-1", "flower"):
         lines = running.lines(name)
         assert lines, name
         for line in lines:
@@ -194,11 +194,11 @@ def test_flower_shows_workers_and_tasks_by_name_with_one_id_each(running: Runnin
     assert 'task="imports.load"' in metrics
     workers = json.loads(running.ask_flower("/api/workers?refresh=1", user=running.user)[1])
     for worker in workers.values():
-        assert sorted(worker["registered"]) == ["imports.load", "imports.plan", "imports.walk"]
+        assert sorted(worker["registered"]) == ["exports.write", "imports.load", "imports.plan", "imports.walk"]
     served = {
         name.split("@")[0]: [queue["name"] for queue in worker["active_queues"]] for name, worker in workers.items()
     }
-    assert served == {"worker-1": ["imports", "starts"], "walker-1": ["walks"]}
+    assert served == {"worker-1": ["imports", "starts"], "walker-1": ["walks"], "exporter-1": ["exports"]}
 
     tasks = json.loads(running.ask_flower("/api/tasks", user=running.user)[1]).values()
     args = {name: [task["args"] for task in tasks if task["name"] == name] for name in ("imports.plan", "imports.load")}

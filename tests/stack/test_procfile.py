@@ -120,8 +120,9 @@ def test_honcho_start_alone_is_the_whole_service(servers: Servers, tmp_path: Pat
 
         below = descendants(started.honcho.pid)
         commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in below]
-        assert sum(b"worker" in command for command in commands) == 5, "a worker, a walker and their pools"
+        assert sum(b"worker" in command for command in commands) == 7, "a worker, a walker, an exporter and their pools"
         assert sum(b"walks" in command for command in commands) == 3, "a walker, its pool of one and its sweep"
+        assert sum(b"exports" in command for command in commands) == 3, "an exporter, its pool of one and its sweep"
         assert not [command for command in commands if Path(os.fsdecode(command[0])).name in ("sh", "bash", "dash")], (
             "a shell stands between honcho and a process"
         )
@@ -131,7 +132,7 @@ def test_honcho_start_alone_is_the_whole_service(servers: Servers, tmp_path: Pat
         wait_until(lambda: not any(map(runs, below)), what="nothing is left behind", within=2)
 
     said = started.honcho.said()
-    for role in ("web", "worker", "walker", "flower"):
+    for role in ("web", "worker", "walker", "exporter", "flower"):
         assert re.search(rf"{role}\.1\s+\| ", said), said
     assert "SIGKILL" not in said, f"something was killed after {time.monotonic() - begun:.0f} s: {said}"
 
@@ -186,7 +187,7 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
         "-u",
         "events",
         "-c",
-        "web=2,worker=3,walker=1,flower=1",
+        "web=2,worker=3,walker=1,exporter=1,flower=1",
         "systemd",
         str(tmp_path / "units"),
     ]
@@ -197,7 +198,7 @@ def test_units_for_systemd_run_the_lines_of_the_procfile_and_hold_no_secret(tmp_
     services = sorted(name for name in units if name.endswith(".service"))
     assert services == [
         f"penstock-{name}.service"
-        for name in ("flower-1", "walker-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
+        for name in ("exporter-1", "flower-1", "walker-1", "web-1", "web-2", "worker-1", "worker-2", "worker-3")
     ]
     ports: list[int] = []
     for name in services:

@@ -42,7 +42,7 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Service
     def prepare(started: Service, _servers: object) -> None:
         started.project = Project("0" * 32, "local", "a key")
 
-    for name in ("web_command", "worker_command", "walker_command", "flower_command"):
+    for name in ("web_command", "worker_command", "walker_command", "exporter_command", "flower_command"):
         monkeypatch.setattr(service, name, stand_in)
     monkeypatch.setattr(service, "answers_http", lambda _url: True)
     monkeypatch.setattr(service.Service, "_prepare", prepare)
@@ -104,9 +104,9 @@ def test_stopping_ends_all_of_it(running: Service) -> None:
     pids = [pid for of_role in running.pids.values() for pid in of_role]
     running.stop()
 
-    assert len(pids) == 4
+    assert len(pids) == 5
     assert not any(runs(pid) for pid in pids)
-    assert running.pids == {"web": [], "worker": [], "walker": [], "flower": []}
+    assert running.pids == {"web": [], "worker": [], "walker": [], "exporter": [], "flower": []}
 
 
 def test_the_hosts_keys_do_not_reach_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

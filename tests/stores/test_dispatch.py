@@ -11,7 +11,7 @@ from typing import cast
 
 import redis
 
-from common.dispatch import WALK, WALKS, Dispatch, make_app
+from common.dispatch import EXPORTS, WALK, WALKS, WRITE_EXPORT, Dispatch, Lane, make_app
 from deploy.local.servers import Servers
 from tests.stage import Stage
 from workers import tasks
@@ -58,18 +58,34 @@ def test_long_chunks_wait_in_a_queue_that_none_but_walkers_serve(stage: Stage) -
     dispatch = Dispatch.from_settings(stage.settings)
     dispatch.load_chunk(7, long=True)
 
-    assert (dispatch.queue_length(), dispatch.queue_length(long=True)) == (0, 1)
+    assert [dispatch.queue_length(lane) for lane in Lane] == [0, 1, 0]
     with redis.Redis.from_url(stage.settings.redis_url) as client:
         (message,) = cast(list[bytes], client.lrange(WALKS, 0, -1))
     assert json.loads(message)["headers"]["task"] == WALK
     stage.flush_redis()
 
 
-def test_a_walk_may_take_as_long_as_its_chunk_can_be_leased_and_any_other_task_as_long_as_before(stage: Stage) -> None:
-    settings = replace(stage.settings, lease_ceiling_seconds=5.0, walk_ceiling_seconds=50_000.0)
+def test_exports_wait_in_a_queue_that_none_but_exporters_serve(stage: Stage) -> None:
+    dispatch = Dispatch.from_settings(stage.settings)
+    assert dispatch.write_export("0" * 32)
+
+    assert [dispatch.queue_length(lane) for lane in Lane] == [0, 0, 1]
+    with redis.Redis.from_url(stage.settings.redis_url) as client:
+        (message,) = cast(list[bytes], client.lrange(EXPORTS, 0, -1))
+    assert json.loads(message)["headers"]["task"] == WRITE_EXPORT
+    stage.flush_redis()
+
+
+def test_a_walk_or_an_export_may_take_as_long_as_its_setting_says_and_any_other_task_as_long_as_before(
+    stage: Stage,
+) -> None:
+    settings = replace(
+        stage.settings, lease_ceiling_seconds=5.0, walk_ceiling_seconds=50_000.0, export_ceiling_seconds=70_000.0
+    )
     with make_app(settings) as app:
         app.finalize()  # gives it the shared tasks, once they have been imported
-        walk, load = (app.tasks[task.name] for task in (tasks.walk_chunk, tasks.load_chunk))
+        walk, load, write = (app.tasks[task.name] for task in (tasks.walk_chunk, tasks.load_chunk, tasks.write_export))
 
-        assert walk.time_limit > 50_000
+        assert 50_000 < walk.time_limit < 51_000
+        assert 70_000 < write.time_limit < 71_000
         assert 5 < load.time_limit < 1_000

@@ -6,13 +6,16 @@ import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
+from uuid import uuid4
 
 import pytest
 
 from common import objects, roles
 from common.errors import Terminal, Transient
 from common.ledger import imports
+from common.model.exports import Destination, ExportState
 from common.model.imports import Credentials, Import
+from common.model.roles import RoleUse
 from common.model.sources import SourceKind, SourceRef
 from common.roles import Roles
 from common.runtime import Runtime
@@ -20,6 +23,7 @@ from common.settings import Settings
 from deploy.local.servers import Servers
 from tests.stage import Stage, event, ndjson
 from tests.stores.faulty_s3 import Answer, serving
+from workers.exports.write import write_export
 from workers.imports.plan import plan_import
 
 ROLE = "arn:aws:iam::123456789012:role/reader"
@@ -48,7 +52,7 @@ def runtime_with(stage: Stage, **settings: Any) -> Runtime:
 
 
 def shown_key(store: objects.Objects) -> str | None:
-    credentials = store._client._request_signer._credentials  # type: ignore[attr-defined]
+    credentials = store.client._request_signer._credentials  # type: ignore[attr-defined]
     return credentials.access_key if credentials else None
 
 
@@ -178,10 +182,28 @@ def test_each_project_is_asked_for_with_its_own_external_id(
     sts, other = Sts(monkeypatch), Stage(settings, stage.bucket)
     table_of = Roles(replace(settings, sts_endpoint_url="http://sts.invalid"))
     for owner in (stage, other):
-        table_of.keys_of(job_of(owner), "name")
+        table_of.keys_of(RoleUse(uuid4().hex, owner.caller.project_id, ROLE, "mine"), "name")
     other.close()
 
     assert [asked["external_id"] for asked in sts.asked] == [stage.caller.project_id, other.caller.project_id]
+
+
+def test_an_export_is_written_with_what_the_role_lends_for_writing(
+    stage: Stage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server here looks at no keys: what is asked of STS, and that the keys are used, is what can be seen."""
+    stage.run(ndjson(event("a")))
+    sts, place = Sts(monkeypatch), Destination(stage.bucket, f"{uuid4().hex}/", role=ROLE)
+    lending = stage.worker(sts_endpoint_url="http://sts.invalid")
+    export_id = stage.ask_export(destination=place, credentials=None)
+
+    write_export(lending, export_id)
+
+    assert stage.export_status(export_id).state is ExportState.COMPLETED
+    (asked,) = sts.asked
+    assert asked["session_name"] == f"penstock-{export_id}"
+    assert "s3:PutObject" in asked["policy"]
+    lending.database.close()
 
 
 def assume(endpoint: str) -> Credentials:

@@ -12,9 +12,9 @@ import pytest
 import redis
 import structlog
 
-from common.dispatch import Dispatch
+from common.dispatch import Dispatch, Lane
 from common.errors import Transient
-from common.ledger import chunks, imports, leases
+from common.ledger import chunks, exports, imports, leases
 from common.ledger.database import Database, Tx
 from common.model.imports import ImportState
 from tests.stage import Hand, Stage, event, ndjson
@@ -43,6 +43,7 @@ def _only_ours(stage: Stage) -> None:
             "UPDATE imports SET state = 'cancelled', finished_at = now()"
             " WHERE state IN ('pending', 'planning', 'running')"
         )
+        tx.run("UPDATE exports SET state = 'cancelled', finished_at = now() WHERE state IN ('pending', 'running')")
 
 
 def test_a_plan_whose_message_was_lost_is_sent_again(stage: Stage) -> None:
@@ -339,8 +340,8 @@ def test_the_first_message_that_does_not_go_is_the_last_of_the_round(stage: Stag
     age(stage, "chunks")
     looked = stage.sent.queue_length
 
-    def length_before_it_hangs(*, long: bool = False) -> int | None:
-        length, stage.sent.waiting = looked(long=long), None
+    def length_before_it_hangs(lane: Lane = Lane.IMPORTS) -> int | None:
+        length, stage.sent.waiting = looked(lane), None
         return length
 
     with pytest.MonkeyPatch.context() as patched:
@@ -472,7 +473,7 @@ def test_a_walker_whose_chunk_is_taken_or_done_goes_on_with_the_next_long_one(st
 
 def test_work_waits_for_walkers_or_for_workers_and_neither_is_judged_by_the_others(stage: Stage) -> None:
     def waiting() -> tuple[bool, bool]:
-        return sweeping.is_work_waiting(stage.runtime), sweeping.is_work_waiting(stage.runtime, long=True)
+        return sweeping.is_work_waiting(stage.runtime), sweeping.is_work_waiting(stage.runtime, Lane.WALKS)
 
     import_id = stage.start(ndjson(event("a")))
     assert waiting() == (True, False), "a plan"
@@ -494,7 +495,7 @@ def test_work_waits_for_walkers_or_for_workers_and_neither_is_judged_by_the_othe
 @pytest.fixture
 def tells(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], bool]:
     """Whether a round, so many seconds from the start, tells that nobody walks. The patience is 60 s."""
-    monkeypatch.setattr(sweeping, "_unserved", sweeping.Spell())
+    sweeping._unserved_walks.lasts(is_so=False, at=0, patience=60)
 
     def tells(at: float) -> bool:
         with monkeypatch.context() as later, structlog.testing.capture_logs() as said:
@@ -530,7 +531,109 @@ def test_nobody_misses_a_walker_where_nothing_waits_for_one(stage: Stage, tells:
     assert not any(tells(at) for at in range(0, 200, 10))
 
 
-@pytest.mark.parametrize(("queue", "word"), [("imports", b"work"), ("walks", b"none"), ("other", b"none")])
+# --- exports: work of exporters alone
+
+
+class Exports:
+    """What the ledger says of exports."""
+
+    waiting = False
+    in_work = False
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Exports:
+    said = Exports()
+    monkeypatch.setattr(exports, "is_export_waiting", lambda _: said.waiting)
+    monkeypatch.setattr(exports, "is_export_in_work", lambda _: said.in_work)
+    return said
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_exports_that_wait_are_work_for_exporters_and_for_nobody_else(
+    stage: Stage, ledger: Exports, waiting: bool
+) -> None:
+    ledger.waiting = waiting
+    assert {lane: sweeping.is_work_waiting(stage.runtime, lane) for lane in Lane} == {
+        Lane.IMPORTS: False,
+        Lane.WALKS: False,
+        Lane.EXPORTS: waiting,
+    }
+
+
+def test_imports_and_walks_that_wait_are_no_work_for_exporters(stage: Stage) -> None:
+    mixed(stage)
+    assert [sweeping.is_work_waiting(stage.runtime, lane) for lane in Lane] == [True, True, False]
+
+
+def test_no_export_waits_for_exporters_whom_no_broker_could_tell(stage: Stage, ledger: Exports) -> None:
+    ledger.waiting, stage.sent.waiting = True, None
+    assert not sweeping.is_work_waiting(stage.runtime, Lane.EXPORTS)
+
+
+def test_messages_that_wait_for_exporters_hide_no_lost_ones_of_others(stage: Stage) -> None:
+    mixed(stage)
+    with stage.runtime.database.transaction() as tx:
+        tx.run("UPDATE chunks SET sent_at = now()")
+    age(stage, "chunks", seconds=10)
+    stage.sent.exports_waiting = 1000
+    sweep(stage.runtime)
+
+    assert (len(stage.sent.walks), len(stage.sent.loads)) == (3, 3)
+
+
+@pytest.fixture
+def tells_of_exports(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], bool]:
+    """Whether a round, so many seconds from the start, tells that nobody serves exports. The patience is 60 s."""
+    sweeping._unserved_exports.lasts(is_so=False, at=0, patience=60)
+
+    def tells(at: float) -> bool:
+        with monkeypatch.context() as later, structlog.testing.capture_logs() as said:
+            later.setattr(sweeping.time, "monotonic", lambda: at)
+            sweeping._tell_of_unserved_exports(stage.runtime)
+        return [line["event"] for line in said] == ["exports_not_served"]
+
+    return tells
+
+
+def test_where_exports_wait_and_nobody_writes_any_it_is_told_again_and_again(
+    ledger: Exports, tells_of_exports: Callable[[float], bool]
+) -> None:
+    ledger.waiting = True
+    assert [at for at in range(0, 200, 10) if tells_of_exports(at)] == [60, 120, 180]
+
+
+def test_an_exporter_at_work_is_a_sign_that_one_is_there(
+    ledger: Exports, tells_of_exports: Callable[[float], bool]
+) -> None:
+    ledger.waiting = True
+    assert not any(tells_of_exports(at) for at in range(0, 60, 10))
+    ledger.in_work = True
+    assert not any(tells_of_exports(at) for at in range(60, 200, 10))
+    ledger.in_work = False
+    assert [at for at in range(200, 300, 10) if tells_of_exports(at)] == [260]
+
+
+def test_nobody_misses_an_exporter_where_nothing_waits_for_one(
+    ledger: Exports, tells_of_exports: Callable[[float], bool]
+) -> None:
+    assert not ledger.waiting
+    assert not any(tells_of_exports(at) for at in range(0, 200, 10))
+
+
+def test_a_spell_without_walkers_is_none_without_exporters(
+    stage: Stage, ledger: Exports, tells: Callable[[float], bool], tells_of_exports: Callable[[float], bool]
+) -> None:
+    mixed(stage)
+    assert not any(tells(at) for at in range(0, 60, 10))
+    ledger.waiting = True
+    assert not tells_of_exports(60)
+    assert tells(60)
+
+
+@pytest.mark.parametrize(
+    ("queue", "word"), [("imports", b"work"), ("walks", b"none"), ("exports", b"none"), ("other", b"none")]
+)
 def test_a_worker_hears_from_its_sweep_of_work_in_its_own_queues_alone(stage: Stage, queue: str, word: bytes) -> None:
     stage.start(ndjson(event("a")))
     environment = {

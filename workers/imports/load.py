@@ -25,12 +25,12 @@ from workers.imports.lease import Lease, LeaseLostError
 from workers.imports.lines import Lines
 from workers.imports.look import look
 from workers.imports.reading import open_reading
-from workers.imports.retrying import delay_after
 from workers.imports.scan import scan
 from workers.imports.sending import send
 from workers.imports.settle import fail_import, settle_import, too_many_rejects
 from workers.imports.walk import Ending, Trail
 from workers.imports.work import Cut, Judge, Work
+from workers.retrying import delay_after
 
 log = get_logger(__name__)
 

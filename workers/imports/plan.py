@@ -16,10 +16,10 @@ from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 from workers.imports.finding import find_sources
 from workers.imports.look import look_at
-from workers.imports.retrying import delay_after
 from workers.imports.sending import send
 from workers.imports.settle import fail_import, settle_import
 from workers.imports.work import Cut
+from workers.retrying import delay_after
 
 log = get_logger(__name__)
 

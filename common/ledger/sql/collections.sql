@@ -108,7 +108,10 @@ CROSS JOIN LATERAL (
         JOIN chunks AS k ON k.import_id = i.id
         WHERE i.project_id = %(project_id)s AND i.collection_id = c.id
           AND i.state IN ('pending', 'planning', 'running', 'paused') AND k.state = 'done'
-        -- Whatever else stores events is another part here.
+        UNION ALL
+        SELECT events, events + replaced, bytes, first_time, last_time
+        FROM pushes
+        WHERE collection_id = c.id
     ) AS parts
 ) AS t
 ORDER BY c.name

@@ -18,3 +18,8 @@ DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
 DELETE FROM idempotency_keys AS k
 USING uploads AS u
 WHERE k.import_id = %(import_id)s AND u.import_id = k.import_id AND u.done_at IS NULL
+
+-- name: has_made_export
+SELECT EXISTS (
+    SELECT FROM export_keys
+    WHERE project_id = %(project_id)s AND key = %(key)s AND created_at >= now() - interval '24 hours') AS made

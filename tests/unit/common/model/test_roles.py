@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import Refusal
-from common.model.roles import check_role, external_id, not_assumable, read_roles, session_policy
+from common.model.roles import RoleUse, check_role, external_id, not_assumable, read_roles, session_policy
 from common.settings import Settings, SettingsError
 
 ROLE = "arn:aws:iam::123456789012:role/imports/reader"
@@ -84,7 +84,16 @@ def test_each_project_has_an_external_id_that_a_refusal_names() -> None:
 @pytest.mark.parametrize("partition", ["aws", "aws-cn"])
 def test_a_session_may_read_one_bucket_and_no_more(partition: str) -> None:
     role = ROLE.replace("arn:aws:", f"arn:{partition}:")
-    read, decrypt = json.loads(session_policy(role, "mine"))["Statement"]
+    read, decrypt = json.loads(session_policy(RoleUse("job", "project", role, "mine")))["Statement"]
 
     assert read["Resource"] == [f"arn:{partition}:s3:::mine", f"arn:{partition}:s3:::mine/*"]
     assert {*read["Action"], decrypt["Action"]} == {"s3:GetObject", "s3:ListBucket", "kms:Decrypt"}
+
+
+def test_a_session_that_writes_may_neither_list_the_bucket_nor_read_others() -> None:
+    write, keys = json.loads(session_policy(RoleUse("job", "project", ROLE, "mine", writes=True)))["Statement"]
+
+    assert write["Resource"] == ["arn:aws:s3:::mine", "arn:aws:s3:::mine/*"]
+    assert {*write["Action"]} >= {"s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"}
+    assert "s3:ListBucket" not in write["Action"]
+    assert {*keys["Action"]} == {"kms:Decrypt", "kms:GenerateDataKey"}

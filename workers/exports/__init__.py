@@ -1,0 +1,1 @@
+"""Exports: events back out of the store, into objects of S3."""

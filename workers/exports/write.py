@@ -1,0 +1,270 @@
+"""Write an export: one snapshot, read, encoded, compressed and sent at the same time, and a row that says it is there.
+
+The whole of it on one page. An export may be begun any number of times and is there once: each attempt has a snapshot
+of its own, and no object of one stands beside an object of another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TypeVar
+
+from common.errors import PenstockError, Terminal, Transient
+from common.ledger import exports
+from common.ledger.database import CommitUnknown, Database, Tx
+from common.ledger.exports import Snapshot
+from common.model.exports import Attempt, Export, Totals, WrittenObject
+from common.model.formats import Compression, Format
+from common.objects import Writer
+from common.runtime import Runtime
+from common.telemetry import bind, get_logger
+from workers.exports.clean import clean, take_back
+from workers.exports.delivery import Delivery
+from workers.exports.encoding import Columns, Encoded, encoder_of
+from workers.exports.watch import LeaseLostError, Watch
+from workers.retrying import delay_after
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+#: Bytes of rows that are encoded at a time: one call of C for hundreds of them.
+_BLOCK = 256 * 1024
+
+
+def write_export(runtime: Runtime, export_id: str) -> None:
+    """Claim the export, write it, and say so in its row.
+
+    Safe to run twice, and by several at once: the claim decides, and who lost it can neither make an object nor end the
+    export. Whatever goes wrong ends in the row: due again, to begin anew, or failed with a reason and nothing in the
+    bucket. Blocks for as long as it takes.
+    """
+    with runtime.database.transaction() as tx:
+        attempt = exports.claim_export(tx, export_id, lease_seconds=runtime.settings.lease_seconds)
+    if attempt is None:
+        return
+    bind(export_id=attempt.job.id, attempt=attempt.number)
+    with _outcome_in_row(runtime, attempt):
+        if attempt.number > runtime.settings.chunk_attempts:
+            raise _worn_out(attempt)
+        with runtime.writer_of(attempt.job) as writer, Watch(runtime, attempt) as watch:
+            _clear(runtime, attempt, writer)
+            _write(runtime, attempt, writer, watch)
+
+
+@contextmanager
+def _outcome_in_row(runtime: Runtime, attempt: Attempt) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLostError:
+        log.info("export_overtaken")
+        _release(runtime, attempt, delay_seconds=0, attempt_counts=False)  # does nothing where it is another's
+        _clean(runtime, attempt.job)
+    except Terminal as error:
+        _fail(runtime, attempt, error)
+        _clean(runtime, attempt.job)
+    except Transient as error:
+        log.warning("export_postponed", error=str(error))
+        _release(runtime, attempt, delay_seconds=delay_after(attempt.number))
+    except Exception:
+        _release(runtime, attempt, delay_seconds=delay_after(attempt.number))
+        raise
+    except BaseException:
+        # The process was told to stop: no fault of the export's, so the attempt does not count.
+        _release(runtime, attempt, delay_seconds=0, attempt_counts=False)
+        raise
+
+
+def _clear(runtime: Runtime, attempt: Attempt, writer: Writer) -> None:
+    """Take back what earlier attempts left: from now on none of them can make an object.
+
+    Where the credentials do not allow to delete, an object stays until this attempt's takes its place; not so a part,
+    which could have no successor, and would stand beside those of another snapshot.
+    """
+    try:
+        take_back(runtime, attempt.job, writer)
+    except Terminal as error:
+        if attempt.job.spec.part_bytes:
+            raise
+        log.warning("attempt_not_cleared", reason=str(error))
+
+
+def _write(runtime: Runtime, attempt: Attempt, writer: Writer, watch: Watch) -> None:
+    job = attempt.job
+    with closing(_reader(runtime)) as reader, closing(Delivery(runtime, attempt, writer, watch)) as delivery:
+        with _until_lost(watch), reader.transaction() as tx:
+            snapshot = exports.begin_snapshot(tx)
+            watch.depends_on(snapshot)
+            _note(runtime, exports.note_snapshot, attempt, snapshot)
+            _note(runtime, exports.note_totals, attempt, _count(tx, job))
+            _read(tx, job, delivery, watch)
+        # The reader's session stays open, with nothing under way: while it lives the lease is taken to be held.
+        objects = delivery.finish()
+        if job.spec.part_bytes:
+            delivery.write_manifest(manifest(job, snapshot, objects))
+        _complete(runtime, attempt, objects)
+
+
+def _reader(runtime: Runtime) -> Database:
+    """Return a second way to Postgres: the statement that reads occupies it to the end."""
+    return Database(runtime.settings.database_url, application_name="penstock-export")
+
+
+@contextmanager
+def _until_lost(watch: Watch) -> Iterator[None]:
+    """Take the end of the statement for what it is where the watch has ended it."""
+    try:
+        yield
+    except Transient:
+        watch.check()
+        raise
+
+
+def _note(runtime: Runtime, write: Callable[[Tx, Attempt, T], bool], attempt: Attempt, value: T) -> None:
+    with runtime.database.transaction() as tx:
+        if not write(tx, attempt, value):
+            raise LeaseLostError
+
+
+def _count(tx: Tx, job: Export) -> Totals:
+    """Count what the snapshot holds. Raises Terminal ``too_many_events``: before anything is in the bucket."""
+    spec, (totals, odd) = job.spec, exports.count_events(tx, job)
+    if odd:
+        totals = totals.plus(_count_odd(tx, job))
+    if spec.most_events is not None and totals.events > spec.most_events:
+        text = f"There are {totals.events} events, and an export has {spec.most_events} at the most. Ask for fewer."
+        raise Terminal("too_many_events", text)
+    as_counted = spec.format is Format.NDJSON and spec.compression is Compression.NONE
+    return totals if as_counted else Totals(totals.events, None)
+
+
+def _count_odd(tx: Tx, job: Export) -> Totals:
+    """Count those that Postgres cannot look into, by encoding them as they will be."""
+    events = size = 0
+
+    def add(lines: Encoded) -> None:
+        nonlocal events, size
+        events, size = events + lines.events, size + len(lines.data)
+
+    blocks = _Blocks(encoder_of(job.spec).encode, add)
+    exports.copy_events(tx, job, blocks.take, odd_only=True)
+    blocks.end()
+    return Totals(events, size)
+
+
+def _read(tx: Tx, job: Export, delivery: Delivery, watch: Watch) -> None:
+    """Read the snapshot by one statement, and hand its lines on as they come."""
+    encoder = encoder_of(job.spec, _columns(tx, job) if job.spec.format is Format.CSV else ())
+    delivery.head = encoder.head()
+
+    def hand_on(lines: Encoded) -> None:
+        watch.check()
+        watch.moved()
+        delivery.write(lines)
+
+    blocks = _Blocks(encoder.encode, hand_on)
+    exports.copy_events(tx, job, blocks.take)
+    blocks.end()
+
+
+def _columns(tx: Tx, job: Export) -> tuple[str, ...]:
+    """Return the columns asked for, or else those that the snapshot's events have: it is gone through for that."""
+    if job.spec.columns:
+        return job.spec.columns
+    columns = Columns(job.spec)
+    blocks = _Blocks(columns.look, lambda _: None)
+    exports.copy_events(tx, job, blocks.take)
+    blocks.end()
+    return columns.names()
+
+
+class _Blocks:
+    """Gathers rows to blocks: a call for each row would cost more than the row."""
+
+    def __init__(self, encode: Callable[[bytes], T], hand_on: Callable[[T], None]) -> None:
+        self._encode, self._hand_on = encode, hand_on
+        self._rows: list[bytes] = []
+        self._length = 0
+
+    def take(self, row: bytes) -> None:
+        self._rows.append(row)
+        self._length += len(row)
+        if self._length >= _BLOCK:
+            self.end()
+
+    def end(self) -> None:
+        if self._rows:
+            rows = b"".join(self._rows)
+            self._rows, self._length = [], 0
+            self._hand_on(self._encode(rows))
+
+
+def manifest(job: Export, snapshot: Snapshot, objects: Sequence[WrittenObject]) -> bytes:
+    """Return the JSON that says what the export is, and which objects it has. It is written after all of them."""
+    spec = job.spec
+    told = {
+        "export": job.id,
+        "collection": spec.collection,
+        "query": dict(spec.asked),
+        "timeframe": spec.query.as_json().get("timeframe"),
+        "snapshotAt": snapshot.at.isoformat(),
+        "format": spec.format.value,
+        "compression": spec.compression.value,
+        "events": sum(written.events for written in objects),
+        "bytes": sum(written.size for written in objects),
+        "objects": [
+            {"key": written.key, "events": written.events, "bytes": written.size, "sha256": written.sha256}
+            for written in objects
+        ],
+    }
+    return json.dumps(told, indent=1).encode() + b"\n"
+
+
+def _complete(runtime: Runtime, attempt: Attempt, objects: Sequence[WrittenObject]) -> None:
+    """End the export. A COMMIT whose answer was lost is looked up in the rows."""
+    events, size = sum(written.events for written in objects), sum(written.size for written in objects)
+    try:
+        with runtime.database.transaction() as tx:
+            completed = exports.complete_export(tx, attempt, events=events, size=size)
+    except CommitUnknown:
+        with runtime.database.transaction() as tx:
+            completed = exports.is_completed(tx, attempt)
+    if not completed:
+        raise LeaseLostError
+    log.info("export_completed", events=events, bytes=size, objects=len(objects))
+
+
+def _fail(runtime: Runtime, attempt: Attempt, error: Terminal) -> None:
+    try:
+        with runtime.database.transaction() as tx:
+            failed = exports.fail_export(tx, attempt.job.id, error, attempt=attempt)
+    except PenstockError as failure:
+        log.warning("export_not_failed", error=str(failure))  # whoever writes it next finds the same
+    else:
+        if failed:
+            log.warning("export_failed", code=error.code, reason=str(error))
+
+
+def _clean(runtime: Runtime, job: Export) -> None:
+    """Take back at once what an ended export has left. Whatever fails here the sweep does again."""
+    try:
+        with runtime.database.transaction() as tx:
+            ended = exports.has_ended(tx, job.id)
+        if ended:
+            clean(runtime, job)
+    except PenstockError as error:
+        log.warning("export_not_cleaned", error=str(error))
+
+
+def _release(runtime: Runtime, attempt: Attempt, *, delay_seconds: float, attempt_counts: bool = True) -> None:
+    try:
+        with runtime.database.transaction() as tx:
+            exports.release_export(tx, attempt, delay_seconds=delay_seconds, attempt_counts=attempt_counts)
+    except PenstockError as error:
+        log.warning("export_not_released", error=str(error))  # its lease ends by itself
+
+
+def _worn_out(attempt: Attempt) -> Terminal:
+    text = f"The export could not be written in {attempt.number - 1} attempts."
+    return Terminal("export_failed", text)
