@@ -1,7 +1,7 @@
-"""The wire of Connect (getconnect.io): ``POST /event-import`` and ``GET /event-import/:id``.
+"""The wire of Connect (getconnect.io): bulk imports, pushed events, exports, the end of a collection.
 
-From the seed document; where it is silent, from the vendor's own forms of errors. Not here yet: pushing events,
-exports, collections, filtered keys.
+From the seed documents; where they are silent, from the vendor's own forms of errors and what its clients parse. Not
+here: the general query language with its aggregations, filtered keys.
 """
 
 from __future__ import annotations
@@ -9,6 +9,6 @@ from __future__ import annotations
 from api.connect.routes import blueprint, refuse_http
 
 #: What a path of this room begins with.
-PATHS = ("/event-import",)
+PATHS = ("/event-import", "/events", "/collections")
 
 __all__ = ["PATHS", "blueprint", "refuse_http"]

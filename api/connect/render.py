@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from api.rendering import http_status, iso_time, retry_header
 from common.errors import Refusal
+from common.model.exports import ExportState, ExportStatus
 from common.model.imports import ImportState, ImportStatus
-from common.model.rejects import LineError
+from common.model.pushes import Outcome, Verdict
+from common.model.rejects import LineError, RejectCode
 
 #: Errors listed in a status; all are counted and kept.
 MOST_ERRORS = 1000
+
+#: Bytes of an answer that are handed on at a time.
+_PIECE = 64 * 1024
 
 #: The seed's sample prints the status of imports in lower case, its prose with a capital; the sample wins.
 _STATUS = {
@@ -23,6 +29,16 @@ _STATUS = {
     ImportState.COMPLETED_WITH_ERRORS: "complete",
     ImportState.FAILED: "failed",
     ImportState.CANCELLED: "failed",
+}
+
+
+#: The seed prints the status of exports with a capital.
+_EXPORT_STATUS = {
+    ExportState.PENDING: "Pending",
+    ExportState.RUNNING: "Running",
+    ExportState.COMPLETED: "Complete",
+    ExportState.FAILED: "Failed",
+    ExportState.CANCELLED: "Failed",
 }
 
 
@@ -41,6 +57,77 @@ def import_status(status: ImportStatus, errors: Iterable[LineError]) -> dict[str
         "error": _error(status),
         "eventErrors": [{"index": error.index, "error": error.code.sentence} for error in errors],
     }
+
+
+def export_status(status: ExportStatus) -> dict[str, Any]:
+    """Return the seed's monitor document, field by field."""
+    cancelled = "The export was cancelled." if status.state is ExportState.CANCELLED else None
+    return {
+        "filename": status.spec.name_of(status.id, 1),
+        "collection": status.spec.collection,
+        "status": _EXPORT_STATUS[status.state],
+        "created": iso_time(status.created_at),
+        "started": iso_time(status.started_at),
+        "finished": iso_time(status.finished_at),
+        "error": status.error.message if status.error else cancelled,
+        "percentDone": status.percent,
+        "transferredBytes": status.bytes_done,
+        "totalBytes": status.bytes_total or 0,
+    }
+
+
+def results(events: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the document of a small export, some KiB at a time; the bytes of the events are none of ours to change."""
+    piece, between = bytearray(b'{"results":['), b""
+    for event in events:
+        piece += between
+        piece += event
+        between = b","
+        if len(piece) >= _PIECE:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece) + b"]}"
+
+
+def pushed_event(verdict: Verdict) -> None:
+    """Raise Refusal where the event of a request was not taken; of one that was, duplicate or not, nothing is said."""
+    if isinstance(verdict, RejectCode):
+        raise _NOT_TAKEN.get(verdict, partial(Refusal, "invalid_event"))(_sentence(verdict))
+
+
+def pushed_batch(
+    batch: Mapping[str, Iterable[bytes | Refusal]], pushed: Mapping[str, Iterable[Verdict]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what became of each event of a batch, in its order, given the verdicts on those that were no Refusal."""
+    left = {name: iter(verdicts) for name, verdicts in pushed.items()}
+    return {
+        name: [_item(event if isinstance(event, Refusal) else next(left[name])) for event in events]
+        for name, events in batch.items()
+    }
+
+
+def _item(verdict: Verdict | Refusal) -> dict[str, Any]:
+    if isinstance(verdict, Refusal):
+        return {"success": False, "message": verdict.public}
+    if isinstance(verdict, RejectCode):
+        return {"success": False, "message": _sentence(verdict)}
+    return {"success": True, "duplicate": True} if verdict is Outcome.DUPLICATE else {"success": True}
+
+
+def _sentence(code: RejectCode) -> str:
+    """Return the sentence of a code for an event that was no line of a file."""
+    return code.sentence.replace("The line", "The event")
+
+
+#: Of an event's own field, or of all of it; any other code is 400 and a message.
+_NOT_TAKEN = {
+    **dict.fromkeys(
+        (RejectCode.INVALID_ID, RejectCode.EMPTY_ID, RejectCode.ID_TOO_LONG),
+        partial(Refusal, "invalid_field", field="id"),
+    ),
+    RejectCode.INVALID_TIME: partial(Refusal, "invalid_field", field="timestamp"),
+    RejectCode.LINE_TOO_LONG: partial(Refusal, "event_too_large"),
+}
 
 
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:

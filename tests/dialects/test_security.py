@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
 
+from api import connect
 from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key
 from tests.dialects.connect import seed
 from tests.stage import Stage, event, ndjson
@@ -34,15 +36,33 @@ class Entry:
 NATIVE_REQUEST = (
     b"""{"collection": "c", "source": {"url": "s3://bucket/key", "accessKeyId": "a", "secretAccessKey": "s"}}"""
 )
-READ, WRITE = {PUSH, QUERY}, {PUSH}
+EXPORT_REQUEST = b"""{"collection": "canary",
+    "destination": {"url": "s3://bucket/there/", "accessKeyId": "a", "secretAccessKey": "s"}}"""
+S3_EXPORT = b"""{"query": {}, "s3Path": "s3://bucket/there/", "s3AccessKeyId": "a", "s3SecretAccessKey": "s"}"""
+READ, WRITE, OUT, OWN = {PUSH, QUERY}, {PUSH}, {QUERY}, set[str]()
 ENTRIES = {
     "POST /event-import": Entry(WRITE, 201, 201, seed.REQUEST.encode()),
     "GET /event-import/<import_id>": Entry(READ, 200, 404),
+    "POST /events/<collection>": Entry(WRITE, 200, 200, b'{"a": 1}'),
+    "POST /events": Entry(WRITE, 200, 200, b'{"pushed": [{"a": 1}]}'),
+    "POST /events/": Entry(WRITE, 200, 200, b'{"pushed": [{"a": 1}]}'),
+    "GET /events/<collection>/export": Entry(OUT, 200, 404),
+    "POST /events/<collection>/export": Entry(OUT, 201, 404, S3_EXPORT),
+    "GET /events/<collection>/export/<export_id>": Entry(OUT, 200, 404),
+    "DELETE /collections/<collection>": Entry(OWN, 204, 404),
     "POST /api/imports": Entry(WRITE, 201, 201, NATIVE_REQUEST),
     "GET /api/imports": Entry(READ, 200, 200),
     "GET /api/imports/<import_id>": Entry(READ, 200, 404),
     "POST /api/imports/<import_id>/cancel": Entry(WRITE, 200, 404),
     "GET /api/imports/<import_id>/errors": Entry(READ, 200, 404),
+    "POST /api/exports": Entry(OUT, 201, 404, EXPORT_REQUEST),
+    "GET /api/exports": Entry(OUT, 200, 200),
+    "GET /api/exports/<export_id>": Entry(OUT, 200, 404),
+    "POST /api/exports/<export_id>/cancel": Entry(OUT, 200, 404),
+    "GET /api/collections": Entry(READ, 200, 200),
+    "GET /api/collections/<name>": Entry(READ, 200, 404),
+    "GET /api/collections/<name>/events": Entry(OUT, 200, 404),
+    "DELETE /api/collections/<name>": Entry(OWN, 204, 404),
 }
 
 #: The kind of caller, the key it shows, and what each route answers to it.
@@ -74,15 +94,17 @@ def test_every_route_has_its_entry(client: FlaskClient) -> None:
 def test_every_route_answers_every_caller_as_it_should(client: FlaskClient, stage: Stage, caller: str) -> None:
     other = Stage(stage.settings, stage.bucket)
     key, project_id = make(caller, stage, other), (other if "another project" in caller else stage).caller.project_id
-    import_id = stage.start(ndjson(event("a")), collection="canary")
+    ids = {"import_id": stage.start(ndjson(event("a")), collection="canary")}
+    ids["export_id"] = stage.ask_export(collection="canary")
     for n, (route, entry) in enumerate(ENTRIES.items()):
         address = f"10.0.0.{n}"
         if "failures" in caller:
             fail_often(client, address)
         method, rule = route.split(" ")
+        names = {**ids, **dict.fromkeys(("collection", "name"), a_collection(stage, route))}
         for verb in ("HEAD", "GET") if method == "GET" else (method,):
             answer = client.open(
-                rule.replace("<import_id>", import_id),
+                rule.translate(_BRACES).format(**names),
                 method=verb,
                 data=entry.body or None,
                 headers={**shown(rule, key, project_id), "Content-Type": "application/json"},
@@ -90,7 +112,8 @@ def test_every_route_answers_every_caller_as_it_should(client: FlaskClient, stag
             )
             assert answer.status_code == CALLERS[caller](entry), f"{verb} {rule}"
             if answer.status_code != entry.right or "another project" in caller:
-                assert "canary" not in answer.text, f"{verb} {rule}"
+                # But for the name that was asked for.
+                assert "canary" not in answer.text.replace("name 'canary", ""), f"{verb} {rule}"
     other.close()
 
 
@@ -102,14 +125,36 @@ def test_what_is_open_to_everybody_needs_no_key(client: FlaskClient) -> None:
 
 def test_a_key_shown_beside_another_projects_id_opens_neither(client: FlaskClient, stage: Stage, key: str) -> None:
     other = Stage(stage.settings, stage.bucket)
-    for rule, entry in ENTRIES.items():
+    for n, (rule, entry) in enumerate(ENTRIES.items()):
         method, path = rule.split(" ")
         if "X-Project-Id" in shown(path, key, ""):
             headers = shown(path, key, other.caller.project_id)
             for import_id in (stage.start(b""), other.start(b"")):
-                address = path.replace("<import_id>", import_id)
-                assert client.open(address, method=method, data=entry.body, headers=headers).status_code == 401
+                address = path.translate(_BRACES).format_map(dict.fromkeys(IDS, import_id))
+                answer = client.open(
+                    address,
+                    method=method,
+                    data=entry.body,
+                    headers=headers,
+                    environ_overrides={"REMOTE_ADDR": f"10.0.1.{n}"},
+                )
+                assert answer.status_code == 401, rule
     other.close()
+
+
+IDS = ("import_id", "export_id", "collection", "name")
+#: A rule of the map as a text to be filled in.
+_BRACES = str.maketrans("<>", "{}")
+
+
+def a_collection(stage: Stage, route: str) -> str:
+    """Return the name of a collection: for each that is to be deleted one of its own, of which nothing is active."""
+    if route == "POST /events/<collection>":
+        return "pushed"  # which makes it, for the other project too
+    if not route.startswith("DELETE"):
+        return "canary"
+    stage.desk.cancel_import(stage.caller, stage.start(b"", collection=(name := f"canary-{uuid4().hex}")))
+    return name
 
 
 def make(caller: str, stage: Stage, other: Stage) -> str | None:
@@ -130,7 +175,7 @@ def make(caller: str, stage: Stage, other: Stage) -> str | None:
 
 def shown(path: str, key: str | None, project_id: str) -> dict[str, Any]:
     """Return how the wire of this path shows a key."""
-    if path.startswith("/event-import"):
+    if path.startswith(connect.PATHS):
         return {"X-Project-Id": project_id, **({"X-API-Key": key} if key else {})}
     return {"Authorization": f"Bearer {key}"} if key else {}
 

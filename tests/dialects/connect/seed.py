@@ -1,4 +1,4 @@
-"""Samples of the seed document on Connect's bulk import, word for word."""
+"""Samples of the seed documents on Connect's bulk import and its exports, word for word."""
 
 from __future__ import annotations
 
@@ -32,3 +32,51 @@ REPLY = """{
 FILE = b"""{ "product": "12 red roses", "quantity": 5, "price": 25.00 }
 { "product": "White bouquet", "quantity": 2, "price": 48.40 }
 """
+
+#: From here on the document on exports: the query of a small one ..
+QUERY = """{
+	"filter": {
+		"product": "apple"
+	},
+	"timeframe": "today"
+}"""
+
+#: .. and its answer.
+RESULTS = """{
+  "results": [
+    {
+      "id": "9eb91561-1964-468a-b6bf-c16034b6757c",
+      "timestamp": "2015-07-28T00:00:30.295Z",
+      "name": "test"
+    },
+    {
+      "id": "28c86f2e-4ad8-423a-85ea-b09a5ab9549d",
+      "timestamp": "2015-07-28T00:00:52.549Z",
+      "name": "test"
+    }
+  ]
+}"""
+
+#: The body of a request for an export to S3.
+EXPORT_REQUEST = """{
+"query": {
+"timeframe": "today"
+},
+"s3Path": "https://my-bucket.s3.amazonaws.com/exports/",
+"s3AccessKeyId": "NOT_TELLING",
+"s3SecretAccessKey": "NOT_TELLING"
+}"""
+
+#: The document's monitor reply.
+EXPORT_REPLY = """{
+    "filename": "55b80dd4eb6742481c62c05e.json",
+    "collection": "testing",
+    "status": "Pending",
+    "created": "2015-07-28T23:18:44.698Z",
+    "started": null,
+    "finished": null,
+    "error": null,
+    "percentDone": 0,
+    "transferredBytes": 0,
+    "totalBytes": 0
+}"""
