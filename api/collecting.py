@@ -15,8 +15,7 @@ from common.telemetry import get_logger
 
 log = get_logger(__name__)
 
-#: Bytes of events after which a page ends, and events that it looks at: some 0.2 s where they are in memory, and 2 s
-#: where each has to be fetched from a disk of its own place.
+#: Bytes of events after which a page ends, and events that it looks at: a request has an end, however few match.
 _PAGE_BYTES, _PAGE_LOOKS = 4 * 1024 * 1024, 20_000
 
 

@@ -25,7 +25,7 @@ _SELECTION = "/* selection */ true"
 #: Rows that are fetched at a time, each of which may be as long as a line may be.
 _FETCHED = 20
 _NOWHERE = "00000000-0000-0000-0000-000000000000"
-#: Events that one statement deletes: some 0.1 s, in which the sweep holds nothing that anybody waits for.
+#: Events that one statement deletes. Nobody waits for what the sweep holds meanwhile.
 _DELETED_AT_ONCE = 5_000
 
 
@@ -47,9 +47,16 @@ def find(tx: Tx, project_id: str, name: str, *, hold: bool = True) -> Collection
 
     Without ``hold``, for who only reads, it may be deleted meanwhile, and this never blocks.
     """
+    if not _can_be_stored(name):
+        return None
     statement = _SQL["hold_collection"] if hold else _SQL["find_collection"]
     row = tx.one(statement, project_id=project_id, name=name)
     return Collection(*row) if row else None
+
+
+def _can_be_stored(name: str | None) -> bool:
+    """Return whether a name out of an address can be one at all: no text of Postgres holds U+0000."""
+    return name is None or "\0" not in name
 
 
 def delete_collection(tx: Tx, project_id: str, name: str) -> int:
@@ -58,7 +65,7 @@ def delete_collection(tx: Tx, project_id: str, name: str) -> int:
     The sweep deletes what it holds. May block while somebody is about to insert a job of it. Raises Refusal
     ``not_found``, and ``collection_in_use`` with the ids where an import or export of it is active.
     """
-    row = tx.one(_SQL["lock_collection"], project_id=project_id, name=name)
+    row = tx.one(_SQL["lock_collection"], project_id=project_id, name=name) if _can_be_stored(name) else None
     if row is None:
         raise unknown_collection(name)
     jobs = tx.all(_SQL["jobs_of_collection"], project_id=project_id, collection_id=row.id)
@@ -82,6 +89,8 @@ def list_collections(
     The numbers are those of one snapshot, in which they are exact but for the times (see ``Bulk``). ``name``: that one
     alone.
     """
+    if not _can_be_stored(name):
+        return [], None
     rows = tx.all(_SQL["list_collections"], project_id=project_id, after=after, name=name, limit=limit)
     found = [
         CollectionStatus(row.name, row.created_at, row.events, row.bytes, row.first_time, row.last_time, row.time_index)

@@ -11,12 +11,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
 from operator import itemgetter
+from typing import NamedTuple
 
 from common.ledger.database import Tx
-from common.model.chunks import Bulk
 from common.model.events import Event
 from common.model.rejects import Reject
-from common.model.times import as_datetime
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -33,10 +32,18 @@ _pack_reject = struct.Struct(">h iq iq iq iq i").pack
 _id_of = itemgetter(0)
 
 
+class Measure(NamedTuple):
+    """Of some events: their bytes with a line break each, and the earliest and the latest time, as the events' own."""
+
+    size: int
+    first: int
+    last: int
+
+
 def encode_events(
-    events: Iterable[Event], measured: list[Bulk], *, collection_id: int, import_number: int, source_ordinal: int
+    events: Iterable[Event], measured: list[Measure], *, collection_id: int, import_number: int, source_ordinal: int
 ) -> Iterator[bytes]:
-    """Yield rows of ``events``, sorted by id, in pieces, and append the bulk of each to ``measured``.
+    """Yield rows of ``events``, sorted by id, in pieces, and append the measure of each to ``measured``.
 
     Column by column, so that no line of Python runs for each row: 0.43 us a row with the cutting into pieces, against
     0.62 for a generator of rows.
@@ -52,10 +59,9 @@ def encode_events(
                     repeat(8), map(since_2000, times), repeat(1), odd, map(len, payloads))
         # fmt: on
         piece = b"".join(chain.from_iterable(zip(fixed, payloads, strict=True)))
-        # Here, where the columns are: 0.05 us an event beside 1.2 for its row; going through the events once more for
-        # it took 0.09 in the same run.
+        # Here, where the columns are: 0.03 to 0.05 us an event beside 1.4 for its row.
         size = len(piece) - len(payloads) * (_EVENT.size - 1)
-        measured.append(Bulk(size, as_datetime(min(times)), as_datetime(max(times))))
+        measured.append(Measure(size, min(times), max(times)))
         yield piece
 
 

@@ -21,7 +21,7 @@ def scans_of_events(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["keeps", "replaces"])
-@pytest.mark.parametrize("statement", ["insert_or_lock_suspects", "replace_locked", "count_owners"])
+@pytest.mark.parametrize("statement", ["place_suspects", "count_owners", "count_owners_and_measure"])
 def test_a_collection_younger_than_the_statistics_is_looked_up_by_key(
     stage: Stage, statement: str, replaces: bool
 ) -> None:
@@ -44,10 +44,8 @@ def test_a_collection_younger_than_the_statistics_is_looked_up_by_key(
             "INSERT INTO suspects SELECT gen_random_uuid(), n, now(), false, 1, '{}' FROM generate_series(1, 5000) AS n"
         )
         tx.run(SQL["plan_by_key"])
-        values = {"collection_id": young.id, "import_number": young.number}
-        if statement != "count_owners":
-            values |= {"source_ordinal": 0, "replaces": replaces}
-        (plan,) = tx.one(f"EXPLAIN (FORMAT JSON) {SQL[statement]}", **values)
+        place = {"collection_id": young.id, "import_number": young.number, "source_ordinal": 0}
+        (plan,) = tx.one(f"EXPLAIN (FORMAT JSON) {SQL[statement]}", **place, replaces=replaces)
         tx.run("DELETE FROM events WHERE collection_id IN (-1, %(collection)s)", collection=young.id)
 
     scans = list(scans_of_events(plan[0]["Plan"]))

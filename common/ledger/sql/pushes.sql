@@ -20,8 +20,9 @@ ON CONFLICT ON CONSTRAINT events_identity DO NOTHING
 RETURNING event_id
 
 -- name: insert_or_lock_pushed
--- Of a collection that replaces: stores events whose id is free and locks the rows in the place of the others, as an
--- import does (insert_or_lock_suspects says why). WHERE false: the row is locked, but not written, and not returned.
+-- Of a collection that replaces: stores events whose id is free and locks the rows in the place of the others. A locked
+-- row does not change any more, so the next statement sees whose it was and how long; a look of before may be outdated.
+-- WHERE false: the row is locked, but not written, and not returned.
 INSERT INTO events AS e (collection_id, event_id, import_number, source_ordinal, byte_offset, time, odd, payload)
 SELECT %(collection_id)s, p.event_id, %(number)s, 0, p.place, p.time, p.odd, p.payload::json
 FROM unnest(%(ids)s::uuid[], %(places)s::bigint[], %(times)s::timestamptz[], %(odd)s::boolean[], %(payloads)s::text[])

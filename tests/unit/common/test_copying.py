@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.ledger import copying
-from common.ledger.copying import copy_rows, encode_events, in_pieces
-from common.model.chunks import Bulk
+from common.ledger.copying import Measure, copy_rows, encode_events, in_pieces
 from common.model.events import Event
-from common.model.times import as_datetime
 
 
 class Taking:
@@ -83,7 +81,7 @@ def test_events_are_the_rows_of_the_format_sorted_by_id(found: list[Event], piec
     """Field by field as the manual of Postgres has it: number of fields, then each one's length and bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copying, "_PIECE", piece)
-        measured: list[Bulk] = []
+        measured: list[Measure] = []
         pieces = list(encode_events(found, measured, collection_id=7, import_number=2**40, source_ordinal=3))
 
     def row(event: Event) -> bytes:
@@ -99,9 +97,10 @@ def test_events_are_the_rows_of_the_format_sorted_by_id(found: list[Event], piec
         ]
         return struct.pack(">h", 8) + b"".join(struct.pack(">i", len(value)) + value for value in values)
 
-    times = [as_datetime(event.time) for event in found]
-    size = len(b"".join(event.payload + b"\n" for event in found))
-    assert sum(measured, Bulk()) == Bulk(size, min(times, default=None), max(times, default=None))
+    assert sum(one.size for one in measured) == len(b"".join(event.payload + b"\n" for event in found))
+    assert {one.first for one in measured} | {one.last for one in measured} <= {event.time for event in found}
+    assert min((one.first for one in measured), default=0) == min((event.time for event in found), default=0)
+    assert max((one.last for one in measured), default=0) == max((event.time for event in found), default=0)
     rows = [row(event) for event in sorted(found, key=lambda event: event.event_id)]
     assert b"".join(pieces) == b"".join(rows)
     ends = {sum(map(len, rows[:n])) for n in range(len(rows) + 1)}
