@@ -88,6 +88,15 @@ CREATE TABLE export_objects (
     PRIMARY KEY (export_id, lease_token, number)
 );
 
+-- The id that an exported event gets whose line had none. What is derived from numbers of imports is much the same in any
+-- two databases, and whoever put exports of both together would lose events as duplicates: so a keyed hash of it, in the
+-- form of a UUID (version 8). All other ids are nobody else's as they are.
+CREATE FUNCTION shown_id(id uuid) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN get_byte(uuid_send(id), 8) >= 128 THEN id::text ELSE (
+        SELECT concat_ws('-', substr(h, 1, 8), substr(h, 9, 4), '8' || substr(h, 13, 3), 'a' || substr(h, 16, 3), substr(h, 19, 12))
+        FROM encode(sha256((SELECT hash_key FROM identity_key) || uuid_send(id)), 'hex') AS h) END
+$$;
+
 -- Requests that carried an Idempotency-Key, for a day: which export each of them made. A table of its own, since the
 -- code of before expects an import of every row in the other; a key that made something there makes nothing here.
 CREATE TABLE export_keys (
