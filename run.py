@@ -41,7 +41,7 @@ COMMANDS = {
     "demo": "start everything, import a million events, check every row, stop",
     "up": "start the servers and the service, and stay (--workers N, --port P)",
     "test": "run the tests; what follows goes to pytest",
-    "bench": "measure imports beside COPY, SQL by hand and dlt; bench formats; bench memory (--help)",
+    "bench": "measure imports beside COPY, SQL by hand and dlt; bench formats, memory, export, timeframes (--help)",
     "lint": "ruff, ruff format, mypy and import-linter, all four",
     "penstock": "the service's own command: projects and keys (penstock admin --help)",
     "lock": "resolve requirements.in into requirements.lock again, and the benchmark's",

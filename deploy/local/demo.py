@@ -3,8 +3,9 @@
 
 The file comes from `generator`, which knows of each line what it must come to. It is uploaded to the
 stack's S3, imported over HTTP with the request of Connect's own documentation, and followed as a caller
-would follow it. Then the receipt and the whole table, row for row, are held against the generator's second
-pass. No more than a few parts of the file are in memory at a time. Ends with 0 only if all is equal.
+would follow it. The collection is exported to S3 again. Then the receipt, the whole table, row for row, and the
+lines of the export are held against the generator's second pass. No more than a few parts of the file are in
+memory at a time. Ends with 0 only if all is equal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.message import Message
@@ -145,9 +147,14 @@ def import_and_check(servers: Servers, service: Service, file: EventFile) -> str
     if status["status"] != "complete":
         return f"the import ended as {status['status']}: {status['error']}"
     print_speed(status, file.events)
-    with console.status("Holding every row of the table against the file ..."):
-        checks = check_receipt(client, location, status, receipt)
-        checks.append(check_table(servers.database_url, location, status, file))
+    exported = export(client, servers, collection, service)
+    if exported["status"] != "completed":
+        return f"the export ended as {exported['status']}: {exported['error']}"
+    print_export(exported)
+    with console.status("Holding every row of the table and every line of the export against the file ..."):
+        checks, stored = check_receipt(client, location, status, receipt), Bag()
+        checks.append(check_table(servers.database_url, location, status, file, stored))
+        checks.append(check_export(servers, exported, stored))
     print_checks(checks)
     wrong = [check.name for check in checks if not check.is_equal]
     return f"not as expected: {'; '.join(wrong)}." if wrong else None
@@ -300,9 +307,43 @@ class Lines:
 
 def print_speed(status: dict[str, Any], events: int) -> None:
     """Say how long the import took by the service's own clock."""
-    started, finished = (datetime.fromisoformat(status[name]) for name in ("started", "finished"))
-    seconds = max((finished - started).total_seconds(), 0.001)
+    seconds = _seconds(status["started"], status["finished"])
     up.say(f"Imported in {seconds:.1f} s: {events / seconds:,.0f} events/s")
+
+
+# --- its export
+
+
+def export(client: Client, servers: Servers, collection: str, service: Service) -> dict[str, Any]:
+    """Export the collection to S3, and return its last status. Raises `Failed` if it does not end."""
+    destination = {
+        "url": f"s3://{BUCKET}/{collection}/",
+        "accessKeyId": servers.s3_access_key_id,
+        "secretAccessKey": servers.s3_secret_access_key,
+    }
+    asked = {"collection": collection, "destination": destination, "compression": "gzip"}
+    begun, location = time.monotonic(), client.post(f"{client.api}/api/exports", asked)
+    with console.status(f"Exporting to {destination['url']} ..."):
+        while (status := client.get(location))["finishedAt"] is None:
+            if time.monotonic() - begun > STALL_SECONDS:
+                raise Failed(f"the export has not ended after {STALL_SECONDS:.0f} s: {status['progress']}.")
+            service.watch()
+            time.sleep(POLL_SECONDS)
+    return status
+
+
+def print_export(status: dict[str, Any]) -> None:
+    """Say how long the export took by the service's own clock."""
+    seconds = _seconds(status["startedAt"], status["finishedAt"])
+    (written,) = status["objects"]
+    up.say(
+        f"Exported in {seconds:.1f} s: {written['events'] / seconds:,.0f} events/s, {written['bytes'] / 1e6:,.1f} MB of"
+        f" gzip at s3://{BUCKET}/{written['key']}"
+    )
+
+
+def _seconds(started: str, finished: str) -> float:
+    return max((datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds(), 0.001)
 
 
 # --- checking it
@@ -352,8 +393,50 @@ def compare_lists(name: str, expected: list[dict[str, Any]], found: list[dict[st
     return Check(name, len(expected), len(found), len(differences), differences[:SHOWN])
 
 
-def check_table(database_url: str, location: str, status: dict[str, Any], file: EventFile) -> Check:
-    """Hold the whole collection, in the order of the file, against the generator's second pass."""
+class Bag:
+    """Lines in no order: their number, and the sum of their hashes, which have a key that each process draws anew.
+
+    Of two bags that hold other lines the sums are the same once in 2**64 times.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self.count = 0
+        self.total = 0
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        """Take lines without their ends."""
+        self.count += len(lines)
+        self.total += sum(map(hash, lines))
+
+
+def check_export(servers: Servers, status: dict[str, Any], stored: Bag) -> Check:
+    """Hold the lines of the export against those that were stored."""
+    found = Bag()
+    client = s3_client(servers)
+    try:
+        for written in status["objects"]:
+            _read_lines(client.get_object(Bucket=BUCKET, Key=written["key"])["Body"].iter_chunks(PART_BYTES), found)
+    except (BotoCoreError, ClientError, zlib.error) as error:
+        raise Failed(f"the export could not be read: {error}") from error
+    finally:
+        client.close()
+    same = (found.count, found.total) == (stored.count, stored.total)
+    differences = () if same else ("the lines of the export are others than those that were stored",)
+    return Check("exported lines, every byte", stored.count, found.count, len(differences), differences)
+
+
+def _read_lines(compressed: Iterator[bytes], bag: Bag) -> None:
+    unpack, rest = zlib.decompressobj(wbits=31), b""
+    for piece in compressed:
+        *lines, rest = (rest + unpack.decompress(piece)).split(b"\n")
+        bag.add(lines)
+    if rest or not unpack.eof:
+        raise Failed("the export ends in the middle of a line.")
+
+
+def check_table(database_url: str, location: str, status: dict[str, Any], file: EventFile, stored: Bag) -> Check:
+    """Hold the whole collection, in the order of the file, against the generator's second pass; fill ``stored``."""
     try:
         # Memory for sorting: the rows are stored by id, and what does not fit is sorted on disk.
         options = "-c work_mem=64MB -c statement_timeout=120s"
@@ -361,7 +444,7 @@ def check_table(database_url: str, location: str, status: dict[str, Any], file: 
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute(_IMPORT, {"id": import_id(location)})
             collection_id, created = cursor.fetchone() or (0, 0)
-            compared = Comparison(copy_lines(file, created))
+            compared = Comparison(copy_lines(file, created, stored))
             cursor.copy_expert(_ROWS.format(sql.Literal(collection_id)), compared)
             compared.finish()
     except psycopg2.Error as error:
@@ -380,9 +463,13 @@ _ROWS = sql.SQL(
 )
 
 
-def copy_lines(file: EventFile, created: int) -> Iterator[bytes]:
-    """Yield the rows that must be there as COPY writes them, so that a row costs one comparison and no parsing."""
+def copy_lines(file: EventFile, created: int, stored: Bag) -> Iterator[bytes]:
+    """Yield the rows that must be there as COPY writes them, so that a row costs one comparison and no parsing.
+
+    Their payloads go into ``stored``.
+    """
     for offset, micros, payload in file.rows():
+        stored.add((payload,))
         text = payload.replace(b"\\", b"\\\\").replace(b"\t", b"\\t")
         yield b"%d\t%d\t%b\n" % (offset, created if micros is None else micros, text)
 

@@ -23,7 +23,7 @@ from deploy.local import demo, up
 from deploy.local.family import StartFailed
 from deploy.local.finding import NotFound
 from deploy.local.servers import Servers
-from tests.bench import dlt_contender, formats, measuring, memory, report
+from tests.bench import dlt_contender, exports, formats, measuring, memory, report, timeframes
 from tests.bench.contenders import CONTENDERS, chosen
 from tests.bench.events import REPEAT_EVERY
 from tests.bench.ground import open_ground
@@ -60,7 +60,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run.py bench",
         description="Measure imports beside plain COPY and others.",
-        epilog="bench formats: gzip, CSV and others beside plain lines. bench memory: what large objects take.",
+        epilog="bench formats: gzip, CSV and others beside plain lines. bench memory: what large objects take. "
+        "bench export: exports beside psql. bench timeframes: what an index of times brings and costs.",
     )
     parser.add_argument("--events", type=int, default=500_000, metavar="N", help="lines (default: 500000)")
     parser.add_argument("--dlt-events", type=int, default=100_000, metavar="N", help="lines for dlt (default: 100000)")
@@ -120,6 +121,8 @@ class Kind(NamedTuple):
 KINDS = {
     "": Kind(parse, bench, report.print_report),
     "formats": Kind(formats.parse, formats.bench, formats.print_report),
+    "export": Kind(exports.parse, exports.bench, exports.print_report),
+    "timeframes": Kind(timeframes.parse, timeframes.bench, timeframes.print_report),
     "memory": Kind(memory.parse, memory.bench, memory.print_report),
 }
 

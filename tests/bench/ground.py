@@ -71,6 +71,18 @@ class Ground:
             cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
 
+    def vacuum(self) -> None:
+        """Bring the table of events to rest: whoever reads it first would write every page, or autovacuum read it."""
+        with contextlib.closing(self.connect()) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute("VACUUM (ANALYZE) events")
+            cursor.execute("CHECKPOINT")
+
+    def number_of(self, collection: str) -> int:
+        """Return the number of a collection of the service's project."""
+        (row,) = self.execute(f"SELECT id FROM collections WHERE name = '{collection}' AND deleted_at IS NULL")
+        return int(row[0])
+
     def clear(self) -> None:
         """Empty every table, and our Redis of old marks: their number is bounded."""
         self.execute(_CLEAR)

@@ -8,11 +8,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
@@ -20,6 +20,8 @@ from deploy.local import up
 from deploy.local.commands import ROOT
 from tests.bench.contenders import Contender, choose_format, penstock
 from tests.bench.ground import Ground
+
+T = TypeVar("T")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -55,30 +57,49 @@ def prepare(ground: Ground) -> dict[str, float]:
 
 
 def measure(ground: Ground, contenders: list[Contender], rounds: int, say: Callable[[str], None]) -> list[Load]:
-    """Let everybody load once a round, in an order that moves on by one, and check each time what was stored."""
+    """Let everybody load once a round, by turns, and check each time what was stored."""
     loads = []
-    for number in range(rounds):
-        first = number % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            load = _measure_once(ground, contender, number + 1)
-            say(f"round {load.round}  {load.name:16}{load.rate:>9,.0f} events/s  {load.seconds:6.2f} s")
-            loads.append(load)
+    for number, contender in by_turns(contenders, rounds):
+        load = _measure_once(ground, contender, number)
+        say(f"round {load.round}  {load.name:16}{load.rate:>9,.0f} events/s  {load.seconds:6.2f} s")
+        loads.append(load)
     return loads
+
+
+def by_turns(everybody: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
+    """Yield each with the number of each round, in an order that moves on by one from round to round."""
+    for number in range(rounds):
+        first = number % len(everybody)
+        for one in [*everybody[first:], *everybody[:first]]:
+            yield number + 1, one
 
 
 def _measure_once(ground: Ground, contender: Contender, number: int) -> Load:
     ground.clear()
     contender.prepare(ground)
     ground.execute("CHECKPOINT")
+    lines = contender.lines(ground)
+    load = clock(ground, contender.name, number, lambda: contender.load(ground), events=contender.rated(lines))
+    ground.check(contender.table, contender.stored(lines))
+    return load
+
+
+def clock(
+    ground: Ground,
+    name: str,
+    number: int,
+    work: Callable[[], tuple[float, dict[str, Any]]],
+    *,
+    events: int,
+) -> Load:
+    """Measure work on so many events, which tells how long it took and what else there is to say."""
     machine_before, before = _machine_seconds(), _cpu_seconds(ground)
-    seconds, more = contender.load(ground)
+    seconds, more = work()
     machine_after, after = _machine_seconds(), _cpu_seconds(ground)
     spent = {role: round(after[role] - before[role], 2) for role in after}
     busy, idle = (later - earlier for earlier, later in zip(machine_before, machine_after, strict=True))
     others = max(busy - sum(spent.values()), 0.0) / max(busy + idle, 0.01)
-    lines = contender.lines(ground)
-    ground.check(contender.table, contender.stored(lines))
-    return Load(contender.name, number, seconds, contender.rated(lines), spent, round(others, 3), more)
+    return Load(name, number, seconds, events, spent, round(others, 3), more)
 
 
 def overrides() -> dict[str, str]:
