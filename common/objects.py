@@ -44,6 +44,10 @@ TAIL = 64 * 1024
 _TRIES, _FIRST_PAUSE, _LONGEST_PAUSE = 5, 0.2, 5.0
 #: Error codes of S3 that pass; besides them every 5xx does.
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "InternalError"})
+#: Of a 400: keys that are good no more, or never were.
+_EXPIRED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+#: Those by which a server says that it did nothing.
+_THROTTLED = frozenset({"SlowDown", "Throttling"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: What smart_open knows them by. Not all that it reads: an xz may ask for 4 GiB of memory.
 _DECOMPRESSED_AS = {
@@ -204,11 +208,20 @@ class Writer:
     def begin(self, ref: SourceRef, *, media_type: str = "") -> str:
         """Begin to write an object; return the id that the rest needs."""
         named: Any = {"ContentType": media_type} if media_type else {}
-        # Once: an answer that was lost leaves an upload that nobody knows.
-        begun = self._ask(
-            lambda client: client.create_multipart_upload(Bucket=ref.bucket, Key=ref.key, **named), once=True
+        ask = partial(
+            self._ask,
+            lambda client: client.create_multipart_upload(Bucket=ref.bucket, Key=ref.key, **named),
+            once=True,
         )
-        return begun["UploadId"]
+        for attempt in range(1, _TRIES):
+            try:
+                return ask()["UploadId"]
+            except Transient as error:
+                # Again where S3 was asked too much. Whatever else went wrong may have left an upload that nobody knows.
+                if not _is_throttled(error.__cause__):
+                    raise
+                _pause(attempt)
+        return ask()["UploadId"]
 
     def put_part(self, ref: SourceRef, upload_id: str, number: int, content: BytesIO) -> str:
         """Write a part, numbered from 1, and return its ETag. All but the last have 5 MiB at least."""
@@ -231,7 +244,10 @@ class Writer:
         try:
             self._ask(lambda client: client.complete_multipart_upload(**whole))  # type: ignore[arg-type]
         except GoneError:
-            found = self._ask(lambda client: client.head_object(Bucket=ref.bucket, Key=ref.key))
+            try:
+                found = self._ask(lambda client: client.head_object(Bucket=ref.bucket, Key=ref.key))
+            except Terminal as error:  # keys that may write and not read: nobody can tell
+                raise GoneError(_UNREACHABLE, f"whether the object is there: {error}") from error
             if size is not None and (found["ContentLength"] != size or found["ETag"] not in _etags_of_whole(etags)):
                 raise GoneError(_UNREACHABLE, "another object stands in the place of the upload") from None
 
@@ -284,6 +300,10 @@ class Spool(Writer):
 
 class GoneError(Transient):
     """S3 knows of no such upload, or no such object."""
+
+
+def _is_throttled(error: BaseException | None) -> bool:
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in _THROTTLED
 
 
 def _etags_of_whole(etags: list[str]) -> set[str]:
@@ -434,12 +454,12 @@ def _raise_final(error: ClientError, texts: Mapping[int, str]) -> None:
         raise SourceFailed("source_changed", _CHANGED, internal) from error
     if status == 404:
         raise SourceFailed("source_not_found", texts[404], internal) from error
-    if status in (401, 403):
+    if status in (401, 403) or code in _EXPIRED:
         raise SourceFailed("source_access_denied", texts[403], internal) from error
     if status in (301, 307):
         text = "The bucket is in another region; name its region in the request."
         raise SourceFailed("source_wrong_region", text, internal) from error
-    raise SourceFailed("source_unreadable", f"S3 answered the read with status {status}.", internal) from error
+    raise SourceFailed("source_unreadable", f"S3 answered with status {status}.", internal) from error
 
 
 def _changed(source: Source) -> SourceFailed:
@@ -451,7 +471,7 @@ _CHANGED = (
     "start another import to take in the new version."
 )
 _READING = {
-    403: "S3 refused access: the credentials are wrong, or may not read this object.",
+    403: "S3 refused access: the credentials are wrong or have expired, or may not read this object.",
     404: "There is no such bucket or object in S3.",
 }
 _LISTING = {
@@ -459,7 +479,7 @@ _LISTING = {
     404: "There is no such bucket in S3.",
 }
 _WRITING = {
-    403: "S3 refused access: the credentials are wrong, or may not write to this place.",
+    403: "S3 refused access: the credentials are wrong or have expired, or may not write to this place.",
     404: "There is no such bucket in S3.",
 }
 _NOT_SPOOLED = (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from common.errors import Refusal, Terminal
 from common.ledger.database import Tx
 from common.ledger.filtering import select_events
-from common.ledger.idempotency import key_reused
+from common.ledger.idempotency import hold_key, key_reused
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import hex_id
@@ -24,6 +24,7 @@ from common.model.exports import (
     Leftover,
     Totals,
     WrittenObject,
+    too_many_events,
 )
 from common.model.imports import Failure
 from common.model.query import Query
@@ -37,6 +38,8 @@ _PLACE_RETRY_SECONDS = (12, 18)
 _MOST_TO_CLEAN = 10
 #: Rows fetched at a time: 50 MiB of the longest lines.
 _FETCHED = 50
+#: Odd events that are judged for an answer, each in some 5 us and more.
+_MOST_ODD = 100_000
 
 
 def admit_export(
@@ -155,9 +158,12 @@ def read_few(tx: Tx, collection_id: int, query: Query, *, most: int) -> Iterator
     """Yield payload, id and time of the events that a query asks for, in the order of their times, some at a time.
 
     No more than one above ``most`` of them, as far as Postgres can tell: with odd ones, judged here, there may be more.
+    Raises Refusal ``too_many_events`` where so many odd ones would have to be judged that it took seconds.
     """
     selection = select_events(collection_id, query)
     statement = _SQL["read_few_judged"] if selection.judges_odd else _SQL["read_few"]
+    if selection.judges_odd and tx.one(selection.put_into(_SQL["has_many_odd"]), **selection.values, most=_MOST_ODD):
+        raise too_many_events(most)
     tx.run(f"DECLARE few NO SCROLL CURSOR FOR {selection.put_into(statement)}", **selection.values, most=most)
     while rows := tx.all(f"FETCH {_FETCHED} FROM few"):
         for row in rows:
@@ -228,6 +234,7 @@ def is_completed(tx: Tx, attempt: Attempt) -> bool:
 def fail_export(tx: Tx, export_id: str, error: Terminal, *, attempt: Attempt | None = None) -> bool:
     """End the export for a reason its caller is told; False where it had ended, or another than ``attempt`` has it."""
     values = {"code": error.code, "message": error.public, "lease_token": attempt.lease_token if attempt else None}
+    tx.run(_SQL["lock_export"], export_id=export_id)
     failed = tx.one(_SQL["fail_export"], export_id=export_id, **values)
     _forget_secret(tx, export_id)
     return failed is not None
@@ -235,6 +242,7 @@ def fail_export(tx: Tx, export_id: str, error: Terminal, *, attempt: Attempt | N
 
 def cancel_export(tx: Tx, export_id: str, project_id: str) -> bool:
     """End the export at its caller's wish; False where it had ended or is not theirs."""
+    tx.run(_SQL["lock_export"], export_id=export_id)
     cancelled = tx.one(_SQL["cancel_export"], export_id=export_id, project_id=project_id)
     if cancelled:
         _forget_secret(tx, export_id)
@@ -253,8 +261,15 @@ def release_export(tx: Tx, attempt: Attempt, *, delay_seconds: float, attempt_co
 
 def list_leftovers(tx: Tx, export_id: str) -> list[Leftover]:
     """Return what is in the bucket, or may be, and shall not be there."""
-    rows = tx.all(_SQL["list_leftovers"], export_id=export_id)
-    return [Leftover(row.lease_token, row.number, row.key, row.upload_id, row.state != "begun") for row in rows]
+    rows = tx.all(_SQL["list_leftovers"], export_id=export_id, lease_token=None, number=None)
+    return [_leftover(row) for row in rows]
+
+
+def find_leftover(tx: Tx, export_id: str, listed: Leftover) -> Leftover | None:
+    """Return one of them as it is now; None where it is none any more."""
+    place = {"lease_token": listed.lease_token, "number": listed.number}
+    row = tx.one(_SQL["list_leftovers"], export_id=export_id, **place)
+    return _leftover(row) if row else None
 
 
 def forget_leftover(tx: Tx, export_id: str, leftover: Leftover) -> None:
@@ -271,6 +286,11 @@ def note_clean(tx: Tx, export_id: str) -> None:
 def take_to_clean(tx: Tx, *, again_seconds: float) -> list[Export]:
     """Return ended exports of which something may be in the bucket; each is due again after so many seconds."""
     return [_export(row) for row in tx.all(_SQL["take_to_clean"], again_seconds=again_seconds, most=_MOST_TO_CLEAN)]
+
+
+def clean_soon(tx: Tx, export_ids: list[str]) -> None:
+    """Have exports that are not clean be due again at once: time was all that lacked."""
+    tx.run(_SQL["clean_soon"], export_ids=export_ids)
 
 
 def find_status(tx: Tx, export_id: str, project_id: str) -> ExportStatus | None:
@@ -343,6 +363,7 @@ def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, export_id:
     Raises Refusal ``idempotency_key_reused`` where it has made an import.
     """
     values = {"project_id": project_id, "key": key}
+    hold_key(tx, **values)
     if tx.one(_SQL["has_made_import"], **values).made:
         raise key_reused()
     if tx.one(_SQL["insert_export_key"], **values, fingerprint=fingerprint, export_id=export_id):
@@ -367,6 +388,10 @@ def _held(attempt: Attempt) -> dict[str, Any]:
 def _export(row: Any) -> Export:
     spec = ExportSpec.from_json(row.spec)
     return Export(hex_id(row.id), hex_id(row.project_id), row.collection_id, row.created_at, spec)
+
+
+def _leftover(row: Any) -> Leftover:
+    return Leftover(row.lease_token, row.number, row.key, row.upload_id, row.stands)
 
 
 def _status(row: Any) -> ExportStatus:

@@ -238,8 +238,8 @@ class Leftover:
     key: str
     #: None where nobody lived to write it down.
     upload_id: str | None
-    #: Whether S3 was told to make the object of its parts.
-    sealed: bool
+    #: Whether S3 was told to make the object of its parts, and no later attempt has put its own in that place.
+    stands: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +338,12 @@ class ExportStatus:
     def _elapsed(self) -> float:
         since = self.attempt_started_at
         return ((self.finished_at or self.read_at) - since).total_seconds() if since else 0.0
+
+
+def too_many_events(most: int) -> Refusal:
+    """Return the answer to an export that is too large to be one."""
+    text = f"There are more than {most} events, or 256 MiB of them. Ask for fewer, or export them to S3."
+    return Refusal("too_many_events", text, limit=most)
 
 
 def unknown_export(export_id: str) -> Refusal:

@@ -40,7 +40,11 @@ class Encoder(Protocol):
         """Return the lines of whole rows, in their order."""
 
 
-def encoder_of(spec: ExportSpec, columns: Sequence[str] = ()) -> Encoder:
+#: Names from the top of an event down to a member.
+Path = tuple[str, ...]
+
+
+def encoder_of(spec: ExportSpec, columns: Sequence[Path] = ()) -> Encoder:
     """Return the encoder of a request; ``columns`` are those of its CSV."""
     lines = Completed(spec) if spec.fill else Plain(spec.query)
     return Table(lines, columns) if spec.format is Format.CSV else lines
@@ -100,20 +104,19 @@ class Completed:
 class Table:
     """Events as records of CSV, under a header of their columns."""
 
-    def __init__(self, lines: Plain | Completed, columns: Sequence[str]) -> None:
-        """Take what makes lines of rows, and the columns: dotted paths."""
+    def __init__(self, lines: Plain | Completed, columns: Sequence[Path]) -> None:
+        """Take what makes lines of rows, and the columns."""
         self._lines, self._columns = lines, columns
-        self._paths = [tuple(column.split(".")) for column in columns]
 
     def head(self) -> bytes:
         """Return the header."""
-        return _record([self._columns])
+        return _record([[".".join(path) for path in self._columns]])
 
     def encode(self, rows: bytes) -> Encoded:
         """Return the records. Some 3 us an event of ten columns."""
         lines, events = self._lines.encode(rows)
         decoded = _MEMBERS.decode_lines(lines)
-        return Encoded(_record([[_cell(one, path) for path in self._paths] for one in decoded]), events)
+        return Encoded(_record([[_cell(one, path) for path in self._columns] for one in decoded]), events)
 
 
 class Columns:
@@ -135,9 +138,9 @@ class Columns:
             )
             raise Terminal("too_many_columns", text)
 
-    def names(self) -> tuple[str, ...]:
-        """Return those found, in the order of their code points."""
-        return tuple(sorted(self._found))
+    def paths(self) -> list[Path]:
+        """Return those found, in the order of their code points. A dot in such a name is a letter like any other."""
+        return [(name,) for name in sorted(self._found)]
 
 
 _Members = dict[str, msgspec.Raw]
@@ -147,7 +150,7 @@ _OBJECT = msgspec.json.Decoder(_Members)
 _ABSENT = b"null"
 
 
-def _cell(event: dict[str, Any], path: tuple[str, ...]) -> str:
+def _cell(event: dict[str, Any], path: Path) -> str:
     """Return a member's cell: a string's text, nothing for null and for what is not there, JSON of all others."""
     members, value = event, _ABSENT
     for depth, name in enumerate(path, 1):
@@ -163,5 +166,7 @@ def _cell(event: dict[str, Any], path: tuple[str, ...]) -> str:
 
 def _record(rows: Iterable[Sequence[str]]) -> bytes:
     text = StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    # Python 3.11 quotes the characters of its line end alone, and a carriage return left bare ends a record for those
+    # who read it: it writes both, and ends with one of them.
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().encode()

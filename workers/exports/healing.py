@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from common.dispatch import Lane
 from common.errors import Terminal
 from common.ledger import exports
@@ -10,6 +12,10 @@ from common.telemetry import get_logger
 from workers.exports.clean import clean
 
 log = get_logger(__name__)
+
+#: How long a round takes back what exports left: an export of 10,000 parts has as many objects, and imports wait for
+#: the other steps.
+_CLEANING_SECONDS = 1.0
 
 
 def send_exports_again(runtime: Runtime) -> None:
@@ -48,8 +54,18 @@ def clean_exports(runtime: Runtime) -> None:
     """Take back what ended exports have left in buckets, those whose writers lived to do it having done so."""
     with runtime.database.transaction() as tx:
         left = exports.take_to_clean(tx, again_seconds=runtime.settings.upload_seconds)
+    until, is_cut = time.monotonic() + _CLEANING_SECONDS, False
+
+    def goes_on() -> bool:
+        nonlocal is_cut
+        is_cut = time.monotonic() > until
+        return not is_cut
+
     # Up to the first that fails: each would wait for an S3 that hangs. The others are due again as it is.
-    all(clean(runtime, job) for job in left)
+    all(clean(runtime, job, goes_on=goes_on) for job in left)
+    if is_cut:
+        with runtime.database.transaction() as tx:
+            exports.clean_soon(tx, [job.id for job in left])
 
 
 def forget_export_keys(runtime: Runtime) -> None:

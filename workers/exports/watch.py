@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from common.errors import PenstockError
@@ -39,6 +41,7 @@ class Watch:
         self._snapshot: Snapshot | None = None
         self._lost = threading.Event()
         self._done = threading.Event()
+        self._bearing = False
         self._events = self._bytes = self._moves = self._moves_told = 0
         self._thread = threading.Thread(target=self._look_on, name="export-watch", daemon=True)
 
@@ -65,6 +68,20 @@ class Watch:
             self._bytes += size
         self.moved()
 
+    def goes_on(self) -> bool:
+        """Note that something was done besides; return whether the lease is held."""
+        self.moved()
+        return not self._lost.is_set()
+
+    @contextmanager
+    def bears(self) -> Iterator[None]:
+        """Take the attempt to get on while one request is out that ends by itself, however it ends."""
+        self._bearing = True
+        try:
+            yield
+        finally:
+            self._bearing = False
+
     def check(self) -> None:
         """Raise LeaseLostError where the lease was lost or the export has ended."""
         if self._lost.is_set():
@@ -90,7 +107,7 @@ class Watch:
                 lease_seconds=self._runtime.settings.lease_seconds,
                 events_done=self._events,
                 bytes_done=self._bytes,
-                moved=moves != self._moves_told,
+                moved=self._bearing or moves != self._moves_told,
             )
             if not held:
                 self._lost.set()

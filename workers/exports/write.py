@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from common.errors import PenstockError, Terminal, Transient
@@ -22,7 +23,7 @@ from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 from workers.exports.clean import clean, take_back
 from workers.exports.delivery import Delivery
-from workers.exports.encoding import Columns, Encoded, encoder_of
+from workers.exports.encoding import Columns, Encoded, Path, encoder_of
 from workers.exports.watch import LeaseLostError, Watch
 from workers.retrying import delay_after
 
@@ -49,7 +50,7 @@ def write_export(runtime: Runtime, export_id: str) -> None:
         if attempt.number > runtime.settings.chunk_attempts:
             raise _worn_out(attempt)
         with runtime.writer_of(attempt.job) as writer, Watch(runtime, attempt) as watch:
-            _clear(runtime, attempt, writer)
+            _clear(runtime, attempt, writer, watch)
             _write(runtime, attempt, writer, watch)
 
 
@@ -76,18 +77,23 @@ def _outcome_in_row(runtime: Runtime, attempt: Attempt) -> Iterator[None]:
         raise
 
 
-def _clear(runtime: Runtime, attempt: Attempt, writer: Writer) -> None:
+def _clear(runtime: Runtime, attempt: Attempt, writer: Writer, watch: Watch) -> None:
     """Take back what earlier attempts left: from now on none of them can make an object.
 
     Where the credentials do not allow to delete, an object stays until this attempt's takes its place; not so a part,
     which could have no successor, and would stand beside those of another snapshot.
     """
+    in_parts = attempt.job.spec.part_bytes
     try:
-        take_back(runtime, attempt.job, writer)
+        left = take_back(runtime, attempt.job, writer, goes_on=watch.goes_on)
     except Terminal as error:
-        if attempt.job.spec.part_bytes:
+        if in_parts:
             raise
         log.warning("attempt_not_cleared", reason=str(error))
+    else:
+        watch.check()
+        if left and in_parts:
+            raise Transient("S3 cannot be reached at the moment.", "an earlier attempt's uploads are not gone yet")
 
 
 def _write(runtime: Runtime, attempt: Attempt, writer: Writer, watch: Watch) -> None:
@@ -168,15 +174,15 @@ def _read(tx: Tx, job: Export, delivery: Delivery, watch: Watch) -> None:
     blocks.end()
 
 
-def _columns(tx: Tx, job: Export) -> tuple[str, ...]:
+def _columns(tx: Tx, job: Export) -> list[Path]:
     """Return the columns asked for, or else those that the snapshot's events have: it is gone through for that."""
     if job.spec.columns:
-        return job.spec.columns
+        return [tuple(column.split(".")) for column in job.spec.columns]
     columns = Columns(job.spec)
     blocks = _Blocks(columns.look, lambda _: None)
     exports.copy_events(tx, job, blocks.take)
     blocks.end()
-    return columns.names()
+    return columns.paths()
 
 
 class _Blocks:
@@ -207,8 +213,8 @@ def manifest(job: Export, snapshot: Snapshot, objects: Sequence[WrittenObject]) 
         "export": job.id,
         "collection": spec.collection,
         "query": dict(spec.asked),
-        "timeframe": spec.query.as_json().get("timeframe"),
-        "snapshotAt": snapshot.at.isoformat(),
+        "timeframe": {"start": _iso(spec.query.start), "end": _iso(spec.query.end)},
+        "snapshotAt": _iso(snapshot.at),
         "format": spec.format.value,
         "compression": spec.compression.value,
         "events": sum(written.events for written in objects),
@@ -219,6 +225,10 @@ def manifest(job: Export, snapshot: Snapshot, objects: Sequence[WrittenObject]) 
         ],
     }
     return json.dumps(told, indent=1).encode() + b"\n"
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if time else None
 
 
 def _complete(runtime: Runtime, attempt: Attempt, objects: Sequence[WrittenObject]) -> None:

@@ -45,7 +45,10 @@ RETURNING x.id, x.project_id, x.collection_id, x.created_at, x.spec, x.attempts,
 
 -- name: begin_snapshot
 -- Everything the attempt reads is one snapshot: what the count says is what the COPY gives.
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+-- Its last lines wait for S3 when the COPY is over: for longer than a session may be idle in a transaction otherwise.
+-- That of a writer who was stopped there ends with its lease.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+SET LOCAL idle_in_transaction_session_timeout = 0
 
 -- name: read_snapshot
 SELECT pid, backend_start AS started, clock_timestamp() AS at
@@ -102,21 +105,24 @@ COPY (
 
 -- name: copy_with_identity
 COPY (
-    SELECT payload, CASE WHEN odd THEN 't' END, event_id, to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    SELECT payload, CASE WHEN odd THEN 't' END, shown_id(event_id), to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
     FROM events
     WHERE /* selection */ true AND (odd OR NOT %(odd_only)s)
 ) TO STDOUT (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 
 -- name: read_few
 -- Cut before they are sorted: of a large collection no more is read than tells that it is too large.
-SELECT payload::text AS payload, odd, event_id::text AS event_id,
+SELECT payload::text AS payload, odd, shown_id(event_id) AS event_id,
        to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS iso_time
 FROM (SELECT * FROM events WHERE /* selection */ true LIMIT %(most)s::bigint + 1) AS few
 ORDER BY time, event_id
 
+-- name: has_many_odd
+SELECT 1 AS many FROM events WHERE /* selection */ true AND odd OFFSET %(most)s LIMIT 1
+
 -- name: read_few_judged
 -- Odd ones are judged by who reads this, so that they cannot be cut here.
-SELECT payload::text AS payload, odd, event_id::text AS event_id,
+SELECT payload::text AS payload, odd, shown_id(event_id) AS event_id,
        to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS iso_time
 FROM (
     (SELECT * FROM events WHERE /* selection */ true AND NOT odd LIMIT %(most)s::bigint + 1)
@@ -189,6 +195,11 @@ SELECT EXISTS (
     SELECT FROM exports
     WHERE id = %(export_id)s AND lease_token = %(lease_token)s AND state = 'completed') AS completed
 
+-- name: lock_export
+-- In front of an end, as a statement of its own: the snapshot of that one then has the object that a writer, which holds
+-- the row FOR SHARE meanwhile, is noting. Without it the end saw nothing to take back, and deleted the credentials.
+SELECT id FROM exports WHERE id = %(export_id)s FOR NO KEY UPDATE
+
 -- name: fail_export
 UPDATE exports AS x
 SET state = 'failed', finished_at = now(), error_code = %(code)s, error_message = %(message)s,
@@ -223,12 +234,17 @@ SET attempts = attempts - CASE WHEN %(attempt_counts)s THEN 0 ELSE 1 END,
 WHERE id = %(export_id)s AND lease_token = %(lease_token)s AND state = 'running'
 
 -- name: list_leftovers
--- What is in the bucket, or may be, and shall not: all of an export that did not complete, and of earlier attempts.
-SELECT o.lease_token, o.number, o.key, o.upload_id, o.state
+-- What is in the bucket, or may be, and shall not: all of an export that did not complete, and of earlier attempts. An
+-- attempt writes under the same keys as the one before it: where the last has completed, what stands there is its own.
+SELECT o.lease_token, o.number, o.key, o.upload_id,
+       o.state <> 'begun' AND NOT (x.state = 'completed' AND EXISTS (
+           SELECT FROM export_objects AS k
+           WHERE k.export_id = x.id AND k.lease_token = x.lease_token AND k.key = o.key)) AS stands
 FROM export_objects AS o
 JOIN exports AS x ON x.id = o.export_id
 WHERE o.export_id = %(export_id)s
   AND (x.state IN ('failed', 'cancelled') OR o.lease_token <> x.lease_token)
+  AND (%(number)s::integer IS NULL OR (o.lease_token, o.number) = (%(lease_token)s, %(number)s))
 ORDER BY o.lease_token, o.number
 
 -- name: forget_leftover
@@ -250,6 +266,9 @@ WHERE x.id IN (
     LIMIT %(most)s
     FOR UPDATE SKIP LOCKED)
 RETURNING x.id, x.project_id, x.collection_id, x.created_at, x.spec
+
+-- name: clean_soon
+UPDATE exports SET clean_at = now() WHERE id = ANY (%(export_ids)s::uuid[]) AND clean_at IS NOT NULL
 
 -- name: read_export_status
 SELECT x.id, x.number, x.state, x.spec, x.project_id, x.created_at, x.started_at, x.finished_at,

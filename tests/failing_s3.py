@@ -1,0 +1,162 @@
+"""A proxy before a real S3 that makes single requests fail, or lets them take effect and loses the answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import Enum
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qs, urlsplit
+
+_CODES = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}
+#: Of one hop, and what the proxy says itself.
+_NOT_HANDED_ON = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
+
+
+class Trouble(Enum):
+    """What befalls a request, besides an HTTP status that it is refused with."""
+
+    #: The connection ends in the middle of the request's body.
+    CUT = "cut"
+    #: It takes effect, and nobody hears of it.
+    LOST = "lost"
+    #: It takes effect, and the answer says that it did not.
+    DENIED_LATE = "denied late"
+
+
+class Request(NamedTuple):
+    """A request on its way."""
+
+    #: begin, part, complete, abort, uploads (their list), or the HTTP method of any other.
+    kind: str
+    key: str
+    #: Of its kind, from 1.
+    number: int
+
+
+#: Says what befalls a request; None: nothing.
+Rule = Callable[[Request], int | Trouble | None]
+
+
+def no_trouble(_: Request) -> None:
+    """Let every request through."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: clients hang up as they like."""
+
+
+class FailingS3:
+    """Hands requests on to a server, but for those that its rule says otherwise of."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream)
+        self.rule: Rule = no_trouble
+        #: What was refused, cut or lost.
+        self.troubled: list[Request] = []
+        self._numbers: dict[str, int] = {}
+        self._counting = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _front_of(self))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def calm(self) -> None:
+        """Let everything through, and count from 1 again."""
+        with self._counting:
+            self.rule = no_trouble
+            self.troubled.clear()
+            self._numbers.clear()
+
+    def judge(self, kind: str, key: str) -> int | Trouble | None:
+        with self._counting:
+            self._numbers[kind] = number = self._numbers.get(kind, 0) + 1
+        request = Request(kind, key, number)
+        trouble = self.rule(request)  # may wait
+        if trouble is not None:
+            self.troubled.append(request)
+        return trouble
+
+
+def kind_of(method: str, query: str) -> str:
+    """Return what a request of S3 is for."""
+    names = parse_qs(query, keep_blank_values=True)
+    if "uploadId" in names:
+        return {"PUT": "part", "POST": "complete", "DELETE": "abort"}.get(method, method)
+    if "uploads" in names:
+        return {"POST": "begin", "GET": "uploads"}.get(method, method)
+    return method
+
+
+def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  a class that knows its proxy
+    class Front(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        #: With Nagle's algorithm each answer waits 40 ms for the client to say that it has the headers.
+        disable_nagle_algorithm = True
+
+        def do_any(self) -> None:
+            path, _, query = self.path.partition("?")
+            trouble = proxy.judge(kind_of(self.command, query), path.split("/", 2)[-1])
+            length = int(self.headers.get("Content-Length", "0"))
+            body = self.rfile.read(length // 2 if trouble is Trouble.CUT else length)
+            if trouble is Trouble.CUT:
+                self.close_connection = True
+            elif isinstance(trouble, int):
+                self.refuse(trouble)
+            else:
+                self.hand_on(body, trouble)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
+
+        def hand_on(self, body: bytes, trouble: Trouble | None) -> None:
+            status, headers, content = self.ask(body)
+            if trouble is Trouble.LOST:
+                self.close_connection = True
+            elif trouble is Trouble.DENIED_LATE:
+                self.refuse(500)
+            else:
+                self.answer(status, headers, content)
+
+        def ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            connection = HTTPConnection(str(proxy.upstream.hostname), proxy.upstream.port or 80, timeout=30)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_HANDED_ON}
+            try:
+                connection.request(self.command, self.path, body=body, headers=headers)
+                response = connection.getresponse()
+                content = response.read()
+                told = {name: value for name, value in response.getheaders() if name.lower() not in _NOT_HANDED_ON}
+                if self.command == "HEAD":
+                    told["Content-Length"] = response.getheader("Content-Length", "0")
+                return response.status, told, content
+            finally:
+                connection.close()
+
+        def refuse(self, status: int) -> None:
+            text = f"<?xml version='1.0'?><Error><Code>{_CODES.get(status, 'InternalError')}</Code></Error>"
+            self.answer(status, {"Content-Type": "application/xml"}, text.encode())
+
+        def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD" and status != 204:
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Front
