@@ -12,9 +12,9 @@ from api.callers import QUERY, Caller
 from common.completing import Completer
 from common.errors import Refusal
 from common.ledger import collections, exports, idempotency
-from common.ledger.database import Tx
+from common.ledger.database import TooSlow, Tx
 from common.model.collections import unknown_collection
-from common.model.exports import ExportSpec, ExportState, ExportStatus, Fill, unknown_export
+from common.model.exports import ExportSpec, ExportState, ExportStatus, Fill, too_many_events, unknown_export
 from common.model.ids import new_id, parse_id
 from common.model.query import Query
 from common.runtime import Runtime
@@ -125,23 +125,35 @@ class ExportDesk:
 
         They are all there before the first is given, beyond some MiB in a temporary file: a failure is an answer of
         its own, not half an export, and a slow reader keeps no snapshot open. Raises Refusal ``not_found``, and
-        ``too_many_events`` where there are more than ``most``, or more than 256 MiB.
+        ``too_many_events`` where there are more than ``most``, or more than 256 MiB, and ``too_slow``.
         """
         caller.require(QUERY)
-        completer = Completer(fill)
         file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  it lives as long as the answer
-        count = 0
+        try:
+            self._gather(caller, collection, query, Completer(fill), most, file)
+        except TooSlow:
+            file.close()
+            # No "come again": the same request would take as long.
+            text = "It takes too long to find these events for an answer. Ask for a shorter timeframe, or export to S3."
+            raise Refusal("too_slow", text) from None
+        except BaseException:
+            file.close()
+            raise
+        return _lines_of(file)
+
+    def _gather(
+        self, caller: Caller, collection: str, query: Query, completer: Completer, most: int, file: IO[bytes]
+    ) -> None:
         with self._runtime.database.transaction() as tx:
             found = collections.find(tx, caller.project_id, collection, hold=False)
             if found is None:
                 raise unknown_collection(collection)
-            for payload, event_id, time in exports.read_few(tx, found.id, query, most=most):
+            few = exports.read_few(tx, found.id, query, most=most)
+            for count, (payload, event_id, time) in enumerate(few, 1):
                 (line,) = completer.complete([payload], [event_id], [time])
                 file.write(line + b"\n")
-                count += 1
                 if count > most or file.tell() > _MOST_BYTES_AT_ONCE:
-                    raise _too_many(most)
-        return _lines_of(file)
+                    raise too_many_events(most)
 
     def read_export(self, caller: Caller, export_id: str, *, collection: str | None = None) -> ExportStatus:
         """Return the export's status. Raises Refusal ``not_found`` for another project's too, and for one of another
@@ -197,8 +209,3 @@ def _lines_of(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(0)
         for line in file:
             yield line[:-1]
-
-
-def _too_many(most: int) -> Refusal:
-    text = f"There are more than {most} events, or 256 MiB of them. Ask for fewer, or export them to S3."
-    return Refusal("too_many_events", text, limit=most)

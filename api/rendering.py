@@ -26,6 +26,7 @@ _HTTP_STATUS = {
     "body_too_large": 413,
     "event_too_large": 413,
     "too_many_events": 413,
+    "too_slow": 413,
     "unsupported_body": 415,
     "unsupported_encoding": 415,
     "too_many_active_exports": 429,

@@ -69,6 +69,8 @@ def _granted(grant: Grant, use: RoleUse, project_name: str) -> Credentials:
         raise not_assumable(external_id(use.project_id), "the table names other projects for this role")
     if not grant.has_bucket(use.bucket):
         raise _denied(use, "the table names other buckets for this role")
+    if use.writes and not grant.writes:
+        raise _denied(use, "the table lets nobody write with this role")
     return grant.credentials
 
 

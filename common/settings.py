@@ -158,7 +158,8 @@ class Settings:
     max_objects: int = setting("Objects that an import may take in; 10,000 at the most.", 10_000)
     roles: str = setting(
         "What opens callers' roles, before STS is asked: JSON, by ARN or * an object of accessKeyId, secretAccessKey, "
-        'buckets (a list, ["*"] for all) and, if not for all, projects (a list of names or ids).',
+        'buckets (a list, ["*"] for all), writes (true where exports may use it) and, if not for all, projects (a list '
+        "of names or ids).",
         "",
         secret=True,
         takes=is_role_table,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -40,16 +42,33 @@ def read_event(body: bytes) -> bytes:
 def read_batch(body: bytes) -> dict[str, list[bytes | Refusal]]:
     """Return the events of a batch by collection: each as a line, in the bytes that it came in, or why it is none.
 
-    Of a repeated name the last counts, as everywhere in JSON. Raises Refusal ``malformed_batch``, ``too_many_events``.
+    Raises Refusal ``malformed_batch``, for a repeated name too (the events of the first would be lost without a word),
+    and ``too_many_events``.
     """
     try:
         batch = _decode(body)
+        is_ambiguous = _names_one_twice(body, batch)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = "The body is not a JSON object whose members, named as collections, are arrays of events."
         raise Refusal("malformed_batch", text) from None
+    if is_ambiguous:
+        raise Refusal("malformed_batch", "The body names a collection twice: which of the two is meant?")
     if sum(map(len, batch.values())) > MOST_EVENTS:
         raise Refusal("too_many_events", f"A batch has up to {MOST_EVENTS:,} events. Send these in several.")
     return {name: [_taken(name, event) for event in events] for name, events in batch.items()}
+
+
+def _names_one_twice(body: bytes, batch: Iterable[str]) -> bool:
+    """Return whether a collection is named twice. Looked into only where a name, or an escape, might say so."""
+    if b"\\u" not in body and all(body.count(f'"{name}"'.encode()) == 1 for name in batch):
+        return False
+    counts: list[int] = []
+
+    def count(pairs: list[tuple[str, object]]) -> None:
+        counts[:] = [len(pairs) - len(dict(pairs))]  # that of the outermost object comes last
+
+    json.loads(body, object_pairs_hook=count)
+    return bool(counts[0])
 
 
 def _taken(collection: str, event: bytes) -> bytes | Refusal:

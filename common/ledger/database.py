@@ -119,6 +119,10 @@ class Deadlock(Transient):
     """Postgres chose this transaction to end a deadlock; it may be run again at once."""
 
 
+class TooSlow(Transient):
+    """A statement took longer than it may, or somebody else ended it."""
+
+
 class CommitUnknown(Transient):
     """The connection broke while COMMIT was under way: only the rows can tell what became of it."""
 
@@ -206,7 +210,7 @@ class Database:
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
-                options=_SESSION,
+                options=_SESSION + _bound_of_statements(),
                 # Whatever PGCLIENTENCODING or the database say: the bytes of a COPY are UTF-8.
                 client_encoding="UTF8",
             )
@@ -246,6 +250,19 @@ def bound_answers(seconds: float) -> None:
     psycopg2.extensions.set_wait_callback(partial(_wait, seconds=seconds))
 
 
+def _bound_of_statements() -> str:
+    """Return the option of a process whose answers are bound: who gave up waiting leaves no statement at work behind.
+
+    Postgres notices that nobody listens any more only when it answers: a filter that finds nothing in a large
+    collection went on for minutes, one backend for each time that it was asked. A tenth sooner, so that it is Postgres
+    who says so: it knows that it was at work.
+    """
+    callback = psycopg2.extensions.get_wait_callback()
+    if not isinstance(callback, partial):
+        return ""
+    return f" -c statement_timeout={max(round(callback.keywords['seconds'] * 900), 1)}"
+
+
 def _wait(connection: Any, *, seconds: float) -> None:
     """Do as the driver does inside, with an end. Whatever is raised here closes the connection."""
     # The driver's own bound on connecting has no effect in this mode.
@@ -277,6 +294,8 @@ def _answers(connection: Any) -> bool:
 def _raise_as_ours(error: BaseException) -> None:
     if isinstance(error, psycopg2.errors.DeadlockDetected):
         raise Deadlock(_AWAY, str(error)) from error
+    if isinstance(error, psycopg2.errors.QueryCanceled):
+        raise TooSlow(_AWAY, str(error)) from error
     # Classes 08, 40, 53, 55, 57 and 58 of SQLSTATE: gone, rolled back, out of space or memory, locked, shut down.
     if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         raise Transient(_AWAY, str(error)) from error

@@ -25,6 +25,11 @@ def key_reused() -> Refusal:
     return Refusal("idempotency_key_reused", text, field="Idempotency-Key")
 
 
+def hold_key(tx: Tx, *, project_id: str, key: str) -> None:
+    """Keep others with the key waiting until the transaction ends: what it makes may stand in either of two tables."""
+    tx.run(_SQL["hold_key"], project_id=project_id, key=key)
+
+
 def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id: str) -> Made | None:
     """Note that the key makes this import; or return what it has made before.
 
@@ -33,6 +38,7 @@ def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id:
     an export.
     """
     values = {"project_id": project_id, "key": key}
+    hold_key(tx, **values)
     if tx.one(_SQL["has_made_export"], **values).made:
         raise key_reused()
     if tx.one(_SQL["insert_idempotency_key"], **values, fingerprint=fingerprint, import_id=import_id):

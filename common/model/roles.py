@@ -23,6 +23,8 @@ class Grant:
     buckets: frozenset[str]
     #: Names or ids of the projects that may use it; None for all.
     projects: frozenset[str] | None = None
+    #: Whether exports may write with it; imports read with any.
+    writes: bool = False
 
     def has_bucket(self, bucket: str) -> bool:
         """Return whether it may be used for this bucket."""
@@ -109,12 +111,15 @@ def _role(role: str) -> str:
 
 
 def _grant(entry: dict[str, Any]) -> Grant:
-    known = {"accessKeyId", "secretAccessKey", "buckets", "projects"}
+    known = {"accessKeyId", "secretAccessKey", "buckets", "projects", "writes"}
     key_id, secret = entry["accessKeyId"], entry["secretAccessKey"]
     if set(entry) - known or not all(isinstance(text, str) and text for text in (key_id, secret)):
         raise ValueError
     projects = _names(entry["projects"]) if "projects" in entry else None
-    return Grant(Credentials(key_id, secret), _names(entry["buckets"]), projects)
+    writes = entry.get("writes", False)
+    if writes is not True and writes is not False:
+        raise ValueError
+    return Grant(Credentials(key_id, secret), _names(entry["buckets"]), projects, writes)
 
 
 def _names(value: Any) -> frozenset[str]:

@@ -55,7 +55,7 @@ def flower_command(port: int) -> list[str]:
 def _any_role(servers: Servers) -> str:
     """Return a table of roles in which every role opens all of the stack's S3."""
     keys = {"accessKeyId": servers.s3_access_key_id, "secretAccessKey": servers.s3_secret_access_key}
-    return json.dumps({"*": {**keys, "buckets": ["*"]}})
+    return json.dumps({"*": {**keys, "buckets": ["*"], "writes": True}})
 
 
 def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str, str]) -> dict[str, str]:

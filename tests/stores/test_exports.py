@@ -7,24 +7,39 @@ import gzip
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import StringIO
+from typing import Any
 
 import psycopg2.errors
 import pytest
 from backports import zstd
 
+from api.exporting import ExportDesk
+from api.rendering import http_status
 from common.errors import Refusal
-from common.model.exports import MOVES, Destination, ExportState, Fill
+from common.ledger import database, exports
+from common.ledger.database import Database, Tx
+from common.ledger.migrate import migrate
+from common.model.exports import MOVES, Destination, ExportState, Fill, Leftover
 from common.model.formats import Compression, Format
 from common.model.imports import Failure
 from common.model.mapping import Mapping
+from common.model.query import Query, parse_query
+from common.objects import Writer
 from common.settings import MIB, Settings
+from deploy.local.servers import Servers
 from tests.conftest import BUCKET
 from tests.stage import Stage, event, ndjson
-from workers.exports.healing import expire_export_secrets, send_exports_again
+from workers.exports import healing, write
+from workers.exports.delivery import Delivery
+from workers.exports.encoding import Encoded
+from workers.exports.healing import clean_exports, expire_export_secrets, send_exports_again
 
 
 @pytest.fixture
@@ -249,3 +264,216 @@ def test_what_the_queue_has_lost_is_sent_again_and_nothing_twice(stage: Stage) -
     send_exports_again(stage.runtime)
 
     assert sorted(stage.sent.exports) == sorted(asked)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _await(true: Callable[[], object]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _dies_before_its_row_says_so(stage: Stage, export_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write an export up to where all of its objects are made."""
+
+    def die(*_: object) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "_complete", die)
+        with pytest.raises(_Killed):
+            write.write_export(stage.runtime, export_id)
+
+
+def test_what_an_attempt_left_is_taken_back_without_what_the_next_one_put_in_its_place(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(ndjson(event("a")))
+    export_id = stage.ask_export()
+    _dies_before_its_row_says_so(stage, export_id, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "break_off", lambda *_: False)  # as S3 may answer while parts are on their way
+        write.write_export(stage.runtime, export_id)
+
+    status = stage.export_status(export_id)
+    clean_exports(stage.runtime)
+
+    assert status.state is ExportState.COMPLETED
+    assert [*stage.found(status.spec.destination.prefix)] == [f"{export_id}.ndjson"]
+    assert not stage.query("SELECT FROM export_secrets WHERE export_id = %(id)s", id=export_id)
+
+
+def test_an_end_that_meets_an_object_being_noted_keeps_what_takes_it_back(stage: Stage) -> None:
+    stage.run(ndjson(event("a")))
+    export_id = stage.ask_export()
+    with stage.runtime.database.transaction() as tx:
+        attempt = exports.claim_export(tx, export_id, lease_seconds=30)
+    assert attempt
+    other = stage.worker()
+
+    def cancel() -> None:
+        ExportDesk(other).cancel_export(stage.caller, export_id)
+        other.database.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with stage.runtime.database.transaction() as tx:
+            assert exports.note_object(tx, attempt, 1, "key")
+            cancelled = pool.submit(cancel)
+            waits = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            _await(lambda: tx.all(waits))
+        cancelled.result()
+
+    assert stage.query("SELECT FROM exports WHERE id = %(id)s AND clean_at IS NOT NULL", id=export_id)
+    assert stage.query("SELECT FROM export_secrets WHERE export_id = %(id)s", id=export_id)
+
+
+def test_the_lease_is_held_while_s3_makes_the_object(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.run(ndjson(event("a")))
+    export_id = stage.ask_export()
+    seen = []
+    complete = Writer.complete
+
+    def slowly(*args: Any, **more: Any) -> None:
+        asked = stage.query("SELECT lease_expires_at AS ends FROM exports WHERE id = %(id)s", id=export_id)
+        later = "SELECT FROM exports WHERE id = %(id)s AND lease_expires_at > %(ends)s + interval '1 second'"
+        _await(lambda: stage.query(later, id=export_id, ends=asked[0].ends))
+        seen.append(True)
+        complete(*args, **more)
+
+    monkeypatch.setattr(Writer, "complete", slowly)
+    write.write_export(stage.worker(lease_seconds=0.5), export_id)
+
+    assert seen
+    assert stage.export_status(export_id).state is ExportState.COMPLETED
+
+
+def test_a_round_of_the_sweep_takes_back_for_a_while_and_the_next_one_goes_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(ndjson(*(event(str(number), size=5_000) for number in range(600))))
+    export_id = stage.ask_export(part_bytes=MIB)
+    _dies_before_its_row_says_so(stage, export_id, monkeypatch)
+    stage.export_desk.cancel_export(stage.caller, export_id)
+    prefix = stage.export_status(export_id).spec.destination.prefix
+    monkeypatch.setattr(healing, "_CLEANING_SECONDS", 0.01)
+
+    left = [len(stage.found(prefix))]
+    while left[-1]:
+        clean_exports(stage.runtime)
+        left.append(len(stage.found(prefix)))
+        assert len(left) < 20, "it does not get on"
+
+    assert len(left) > 2
+
+
+def test_a_column_that_nobody_named_is_a_member_whatever_its_name_holds(stage: Stage) -> None:
+    stage.run(b'{"$unique_id":"a","a.b":1,"a":{"b":2}}')
+
+    status = stage.export(format=Format.CSV)
+
+    (body,) = stage.found(status.spec.destination.prefix).values()
+    (row,) = csv.DictReader(StringIO(body.decode(), newline=""))
+    assert row == {"$unique_id": "a", "a": '{"b":2}', "a.b": "1"}
+
+
+def test_a_carriage_return_in_a_cell_ends_no_record(stage: Stage) -> None:
+    stage.run(b'{"$unique_id":"a","text":"x\\ry"}')
+
+    status = stage.export(format=Format.CSV)
+
+    (body,) = stage.found(status.spec.destination.prefix).values()
+    assert [*csv.DictReader(StringIO(body.decode(), newline=""))] == [{"$unique_id": "a", "text": "x\ry"}]
+
+
+def test_a_snapshot_bears_that_its_last_lines_wait_for_s3(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.run(ndjson(event("a")))
+    monkeypatch.setattr(database, "_SESSION", database._SESSION.replace("session_timeout=60s", "session_timeout=200ms"))
+    hand_on = Delivery.write
+
+    def slowly(self: Delivery, lines: Encoded) -> None:
+        time.sleep(0.6)
+        hand_on(self, lines)
+
+    monkeypatch.setattr(Delivery, "write", slowly)
+
+    assert stage.export().state is ExportState.COMPLETED
+
+
+def test_who_was_stopped_before_it_took_back_deletes_nothing_of_who_came_after(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(ndjson(event("a")))
+    export_id = stage.ask_export()
+    _dies_before_its_row_says_so(stage, export_id, monkeypatch)
+    other, list_leftovers = stage.worker(), exports.list_leftovers
+
+    def list_and_stop(tx: Tx, job_id: str) -> list[Leftover]:
+        found = list_leftovers(tx, job_id)
+        monkeypatch.undo()
+        with other.database.transaction() as aside:
+            aside.run("UPDATE exports SET lease_expires_at = now() WHERE id = %(id)s", id=export_id)
+            aside.run("UPDATE exports SET holder_pid = NULL WHERE id = %(id)s", id=export_id)
+        write.write_export(other, export_id)
+        other.database.close()
+        assert found
+        return found
+
+    monkeypatch.setattr(exports, "list_leftovers", list_and_stop)
+    write.write_export(stage.runtime, export_id)
+
+    status = stage.export_status(export_id)
+    assert status.state is ExportState.COMPLETED
+    assert [*stage.found(status.spec.destination.prefix)] == [f"{export_id}.ndjson"]
+
+
+def test_a_small_export_of_what_takes_too_long_is_refused_and_not_asked_for_again(stage: Stage) -> None:
+    stage.run(ndjson(event("a")))
+
+    hurried = stage.worker()
+    with hurried.database.transaction() as other:
+        other.run("SET SESSION statement_timeout = '50ms'")
+    desk, fill = ExportDesk(hurried), Fill("id", "timestamp")
+    with stage.runtime.database.transaction() as tx:
+        tx.run("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Refusal) as refused:
+            desk.small_export(stage.caller, "events", Query(), fill=fill)
+    hurried.database.close()
+
+    assert (refused.value.code, http_status(refused.value)) == ("too_slow", 413)
+
+
+def test_an_answer_judges_no_endless_number_of_odd_events(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.run(ndjson(*({"$unique_id": str(n), "odd": "\0", "n": n} for n in range(6))))
+    asked = parse_query({"filter": {"n": {"gte": 2}}}, now=datetime(2024, 1, 1, tzinfo=UTC))
+    desk, fill = stage.export_desk, Fill("id", "timestamp")
+    assert len(list(desk.small_export(stage.caller, "events", asked, fill=fill))) == 4
+
+    monkeypatch.setattr(exports, "_MOST_ODD", 5)
+
+    with pytest.raises(Refusal) as refused:
+        desk.small_export(stage.caller, "events", asked, fill=fill)
+    assert refused.value.code == "too_many_events"
+
+
+def test_an_event_without_an_id_gets_one_that_no_other_database_gives(stage: Stage, servers: Servers) -> None:
+    """Derived ids are much the same everywhere: their first import has the number 1."""
+    stage.run(ndjson({"a": 1}, {"$unique_id": "named"}))
+    url = servers.create_database("another")
+    migrate(Database(url))
+    other = Stage(replace(stage.settings, database_url=url), stage.bucket)
+
+    def shown(asked: Stage, event_id: str) -> str:
+        (row,) = asked.query("SELECT shown_id(%(id)s) AS id", id=event_id)
+        return str(row.id)
+
+    derived, hashed = "00000000-0001-0000-0000-000000000000", "6fa459ea-ee8a-3ca4-c94e-db77e160355e"
+    assert shown(stage, hashed) == hashed
+    assert re.fullmatch("[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}", shown(stage, derived))
+    assert shown(stage, derived) == shown(stage, derived) != shown(other, derived)
+    body, again = (stage.found(stage.export(fill=Fill("i", "t")).spec.destination.prefix) for _ in range(2))
+    assert [*body.values()] == [*again.values()]
+    other.close()

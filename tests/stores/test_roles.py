@@ -282,3 +282,19 @@ def test_a_row_from_before_names_one_object_of_uncompressed_lines(stage: Stage) 
     )
     with stage.runtime.database.transaction() as tx:
         assert imports.read_import(tx, import_id).source == SourceRef("bucket", "a*/")
+
+
+def test_a_role_of_the_table_is_exported_with_only_where_the_table_says_so(stage: Stage) -> None:
+    stage.run(ndjson(event("a")))
+    entry = {"accessKeyId": "table", "secretAccessKey": "secret", "buckets": ["*"]}
+    place = Destination(stage.bucket, f"{uuid4().hex}/", role=ROLE)
+    ended = []
+    for writes in ({}, {"writes": False}, {"writes": True}):
+        worker = stage.worker(roles=json.dumps({ROLE: {**entry, **writes}}))
+        export_id = stage.ask_export(destination=place, credentials=None)
+        write_export(worker, export_id)
+        worker.database.close()
+        status = stage.export_status(export_id)
+        ended.append(status.error.code if status.error else status.state)
+
+    assert ended == ["destination_access_denied", "destination_access_denied", "completed"]

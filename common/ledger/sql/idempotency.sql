@@ -1,3 +1,6 @@
+-- name: hold_key
+SELECT pg_advisory_xact_lock(hashtextextended('key:' || %(project_id)s || ':' || %(key)s, 0))
+
 -- name: insert_idempotency_key
 -- Waits for a request with the same key that is under way. No row: the key has made something within its day.
 INSERT INTO idempotency_keys AS k (project_id, key, fingerprint, import_id)

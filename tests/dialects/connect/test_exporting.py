@@ -344,3 +344,17 @@ def test_a_collection_that_is_exported_or_imported_is_not_deleted(
     assert answer.status_code == 409
     assert answer.get_json()["errorMessage"]
     assert answer.get_json()["activeExports"] == [location.rsplit("/", 1)[1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/events/a%00/export"), ("POST", "/events/a%00/export"), ("DELETE", "/collections/a%00")],
+)
+def test_a_name_that_no_collection_can_have_is_unknown(
+    client: FlaskClient, sent: dict[str, str], method: str, path: str
+) -> None:
+    asked = {"s3Path": "s3://stage/there/", "s3AccessKeyId": "AK", "s3SecretAccessKey": "SK"}
+
+    answer = client.open(path, method=method, json=asked, headers=sent)
+
+    assert answer.status_code == 404

@@ -231,3 +231,18 @@ def test_another_projects_collection_is_unknown(get: Any, stage: Stage, settings
     assert get("/api/collections/theirs").status_code == 404
     assert get("/api/collections/theirs/events").status_code == 404
     assert get("/api/collections").get_json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/collections/a%00", 404),
+        ("GET", "/api/collections/a%00/events", 404),
+        ("DELETE", "/api/collections/a%00", 404),
+        ("GET", "/api/collections?cursor=a%00", 422),
+    ],
+)
+def test_a_name_that_no_row_can_have_is_no_mistake_of_ours(
+    client: FlaskClient, key: str, method: str, path: str, status: int
+) -> None:
+    assert client.open(path, method=method, headers=bearer(key)).status_code == status

@@ -183,3 +183,25 @@ def test_a_role_writes_only_where_the_table_lets_it(client: FlaskClient, stage: 
 
     ended = client.get(document["links"]["self"], headers=bearer(key)).get_json()
     assert (ended["status"], ended["error"]["code"]) == ("failed", "role_not_assumable")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        '"format":"csv","columns":["a\\u0000"]',
+        '"format":"csv","columns":[""]',
+        '"fill":{"id":"a\\"b","time":"t"}',
+        '"fill":{"id":"id","time":"a\\u0000"}',
+    ],
+)
+def test_a_name_that_no_row_or_no_encoder_bears_is_refused(
+    client: FlaskClient, stage: Stage, key: str, asked: str
+) -> None:
+    stage.run(ndjson(event("a")))
+    place = '{"url":"s3://stage/there","accessKeyId":"AK","secretAccessKey":"SK"}'
+    body = f'{{"collection":"events","destination":{place},{asked}}}'
+
+    refused = client.post("/api/exports", data=body, content_type="application/json", headers=bearer(key))
+
+    assert refused.status_code == 422
+    assert client.get("/api/exports?collection=events", headers=bearer(key)).get_json()["items"] == []

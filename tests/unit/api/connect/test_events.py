@@ -98,3 +98,22 @@ def test_no_event_takes_long(text: bytes) -> None:
         with contextlib.suppress(Refusal):
             read(text)
     assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"c": [{"id": 1}], "c": [{"id": 2}]}',
+        b'{"c": [{"id": 1}], "d": [], "\\u0063": [{"id": 2}]}',
+    ],
+)
+def test_a_batch_that_names_a_collection_twice_is_refused_before_an_event_is_lost(body: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        events.read_batch(body)
+    assert refused.value.code == "malformed_batch"
+
+
+def test_a_batch_may_hold_its_collections_name_deeper_too() -> None:
+    body = b'{"c": [{"c": {"c": 1, "c": 2}}, {"\\u0063": 1}], "d": [{"c": "c"}]}'
+
+    assert [len(found) for found in events.read_batch(body).values()] == [2, 1]
