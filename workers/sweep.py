@@ -330,7 +330,10 @@ def main() -> None:
         except PenstockError as error:
             log.warning("sweep_failed", error=str(error))
         # News for the worker's watchdog; a round without any would look like one that hangs.
-        print("work" if waiting else "none", flush=True)  # noqa: T201
+        try:
+            os.write(sys.stdout.fileno(), b"work\n" if waiting else b"none\n")
+        except BrokenPipeError:
+            return  # it was killed in the middle of this round
 
 
 def _die_with(*, parent: int) -> None:

@@ -297,7 +297,9 @@ def _raise_as_ours(error: BaseException) -> None:
     if isinstance(error, psycopg2.errors.QueryCanceled):
         raise TooSlow(_AWAY, str(error)) from error
     # Classes 08, 40, 53, 55, 57 and 58 of SQLSTATE: gone, rolled back, out of space or memory, locked, shut down.
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+    # A COPY that a server killed in the middle broke off has neither a class of the driver's nor a SQLSTATE.
+    broke_off = type(error) is psycopg2.DatabaseError and error.pgcode is None
+    if broke_off or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         raise Transient(_AWAY, str(error)) from error
     if isinstance(error, psycopg2.DataError):
         # Its own text quotes the row, which is a caller's data: not for a log.

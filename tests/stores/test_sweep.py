@@ -636,16 +636,32 @@ def test_a_spell_without_walkers_is_none_without_exporters(
 )
 def test_a_worker_hears_from_its_sweep_of_work_in_its_own_queues_alone(stage: Stage, queue: str, word: bytes) -> None:
     stage.start(ndjson(event("a")))
+    with _sweep_beside(stage, queue) as child:
+        assert child.stdout is not None
+        heard = child.stdout.readline().strip()
+        child.terminate()
+
+    assert heard == word
+
+
+def test_a_sweep_whose_worker_is_killed_in_the_middle_of_a_round_ends_without_a_word(stage: Stage) -> None:
+    with _sweep_beside(stage, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        said = child.stderr.read()
+
+    assert (child.returncode, said) == (0, b"")
+
+
+def _sweep_beside(stage: Stage, *queues: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a sweep as a worker does that serves these queues."""
     environment = {
         "DATABASE_URL": stage.settings.database_url,
         "REDIS_URL": stage.settings.redis_url,
         "PENSTOCK_SEALING_KEYS": stage.settings.sealing_keys,
         "PENSTOCK_SWEEP_SECONDS": "0.01",
     }
-    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), queue]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}) as child:
-        assert child.stdout is not None
-        heard = child.stdout.readline().strip()
-        child.terminate()
-
-    assert heard == word
+    command = [sys.executable, "-m", "workers.sweep", str(os.getpid()), *queues]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **environment})
