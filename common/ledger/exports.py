@@ -254,6 +254,11 @@ def has_ended(tx: Tx, export_id: str) -> bool:
     return tx.one(_SQL["has_export_ended"], export_id=export_id) is not None
 
 
+def has_been_given_up(tx: Tx, export_id: str) -> bool:
+    """Return whether the export was cancelled or has failed: nothing of it is to be in the bucket."""
+    return tx.one(_SQL["has_been_given_up"], export_id=export_id) is not None
+
+
 def release_export(tx: Tx, attempt: Attempt, *, delay_seconds: float, attempt_counts: bool = True) -> None:
     """Give the export back; it is due again after the delay, and begins again. Does nothing where it is another's."""
     tx.run(_SQL["release_export"], **_held(attempt), delay_seconds=delay_seconds, attempt_counts=attempt_counts)

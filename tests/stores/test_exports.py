@@ -40,6 +40,7 @@ from workers.exports import healing, write
 from workers.exports.delivery import Delivery
 from workers.exports.encoding import Encoded
 from workers.exports.healing import clean_exports, expire_export_secrets, send_exports_again
+from workers.exports.write import write_export
 
 
 @pytest.fixture
@@ -477,3 +478,28 @@ def test_an_event_without_an_id_gets_one_that_no_other_database_gives(stage: Sta
     body, again = (stage.found(stage.export(fill=Fill("i", "t")).spec.destination.prefix) for _ in range(2))
     assert [*body.values()] == [*again.values()]
     other.close()
+
+
+def test_an_object_that_comes_to_be_behind_the_back_of_a_cancel_is_deleted_by_its_writer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completing request is on its way while the export is cancelled and cleaned up after."""
+    stage.run(ndjson(event("a")))
+    complete = Writer.complete
+
+    def late(self: Writer, *given: Any, **more: Any) -> None:
+        sweeping = stage.worker()
+        ExportDesk(sweeping).cancel_export(stage.caller, export_id)
+        with sweeping.database.transaction() as tx:
+            tx.run("DELETE FROM export_objects WHERE export_id = %(id)s", id=export_id)
+            exports.note_clean(tx, export_id)
+        sweeping.database.close()
+        complete(self, *given, **more)
+
+    monkeypatch.setattr(Writer, "complete", late)
+    export_id = stage.ask_export()
+    write_export(stage.runtime, export_id)
+
+    status = stage.export_status(export_id)
+    assert status.state is ExportState.CANCELLED
+    assert stage.found(status.spec.destination.prefix) == {}

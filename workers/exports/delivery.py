@@ -143,7 +143,13 @@ class Delivery:
             self._writer.complete(made.ref, made.upload_id, etags, size=made.size)
         written = WrittenObject(made.ref.key, made.events, made.size, made.sha256)
         with self._runtime.database.transaction() as tx:
-            exports.note_written(tx, self._attempt, made.number, written)
+            noted = exports.note_written(tx, self._attempt, made.number, written)
+            unwanted = not noted and exports.has_been_given_up(tx, self._attempt.job.id)
+        if unwanted:
+            # A cancel came while the request was out, and whoever cleaned up after it found nothing there yet.
+            self._writer.delete(made.ref)
+        if not noted:
+            raise LeaseLostError
         return written
 
     def _result(self, part: Future[str]) -> str:

@@ -224,6 +224,9 @@ WHERE s.export_id = %(export_id)s AND x.id = s.export_id AND x.finished_at IS NO
 -- name: has_export_ended
 SELECT id FROM exports WHERE id = %(export_id)s AND finished_at IS NOT NULL
 
+-- name: has_been_given_up
+SELECT id FROM exports WHERE id = %(export_id)s AND state IN ('failed', 'cancelled')
+
 -- name: release_export
 -- Gives the export back: after a failure that passes (the attempt counts), or at a graceful stop (it does not).
 UPDATE exports
