@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from enum import Enum
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 _CODES = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}
 #: Of one hop, and what the proxy says itself.
 _NOT_HANDED_ON = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 
 
 class Trouble(Enum):
@@ -52,10 +55,16 @@ class _Server(ThreadingHTTPServer):
 
 
 class FailingS3:
-    """Hands requests on to a server, but for those that its rule says otherwise of."""
+    """Hands requests on to a server, but for those that its rule says otherwise of.
 
-    def __init__(self, upstream: str) -> None:
+    ``lists_uploads``: it lists those that were begun itself, in front of a server that lists them to nobody.
+    """
+
+    def __init__(self, upstream: str, *, lists_uploads: bool = False) -> None:
         self.upstream = urlsplit(upstream)
+        self.lists_uploads = lists_uploads
+        #: Of uploads that were begun, and neither completed nor broken off: the path by the id.
+        self.begun: dict[str, str] = {}
         self.rule: Rule = no_trouble
         #: What was refused, cut or lost.
         self.troubled: list[Request] = []
@@ -90,6 +99,26 @@ class FailingS3:
             self.troubled.append(request)
         return trouble
 
+    def remember(self, kind: str, path: str, query: str, status: int, content: bytes) -> None:
+        """Take down what an answer, whoever heard it, says about an upload."""
+        found = _UPLOAD_ID.search(content)
+        with self._counting:
+            if kind == "begin" and status == 200 and found:
+                self.begun[found[1].decode()] = unquote(path)
+            elif kind in ("complete", "abort") and status in (200, 204, 404):
+                self.begun.pop(parse_qs(query)["uploadId"][0], None)
+
+    def list_uploads(self, path: str, query: str) -> bytes:
+        """Return S3's list of the uploads that are begun in a bucket, of keys with a prefix."""
+        below = f"{path.rstrip('/')}/{parse_qs(query).get('prefix', [''])[0]}"
+        with self._counting:
+            found = {upload: at.split("/", 2)[2] for upload, at in self.begun.items() if at.startswith(below)}
+        listed = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{upload}</UploadId></Upload>" for upload, key in found.items()
+        )
+        name = "ListMultipartUploadsResult"
+        return f"<?xml version='1.0'?><{name}><IsTruncated>false</IsTruncated>{listed}</{name}>".encode()
+
 
 def kind_of(method: str, query: str) -> str:
     """Return what a request of S3 is for."""
@@ -109,13 +138,16 @@ def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
 
         def do_any(self) -> None:
             path, _, query = self.path.partition("?")
-            trouble = proxy.judge(kind_of(self.command, query), path.split("/", 2)[-1])
+            kind = kind_of(self.command, query)
+            trouble = proxy.judge(kind, path.split("/", 2)[-1])
             length = int(self.headers.get("Content-Length", "0"))
             body = self.rfile.read(length // 2 if trouble is Trouble.CUT else length)
             if trouble is Trouble.CUT:
                 self.close_connection = True
             elif isinstance(trouble, int):
                 self.refuse(trouble)
+            elif kind == "uploads" and proxy.lists_uploads:
+                self.answer(200, {"Content-Type": "application/xml"}, proxy.list_uploads(path, query))
             else:
                 self.hand_on(body, trouble)
 
@@ -123,6 +155,8 @@ def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
 
         def hand_on(self, body: bytes, trouble: Trouble | None) -> None:
             status, headers, content = self.ask(body)
+            path, _, query = self.path.partition("?")
+            proxy.remember(kind_of(self.command, query), path, query, status, content)
             if trouble is Trouble.LOST:
                 self.close_connection = True
             elif trouble is Trouble.DENIED_LATE:

@@ -50,7 +50,11 @@ MAPPING = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
 WORKER = "penstock-worker"
 #: A line of a log that is no object. libpq writes it itself: a Postgres killed right after it let a connection in
 #: has the farewell in the same packet as the welcome, which libpq reads before the driver takes its messages over.
-_LIBPQS_OWN = "FATAL:  terminating connection due to unexpected postmaster exit"
+#: So it is with the one that is told to end at once.
+_LIBPQS_OWN = {
+    "FATAL:  terminating connection due to unexpected postmaster exit",
+    "WARNING:  terminating connection due to immediate shutdown command",
+}
 #: The other that is none: what billiard writes of a process of its pool that comes up while its worker is killed.
 _BILLIARDS_OWN = re.compile(r"(?ms)^Process ForkPoolWorker-\d+:\nTraceback .*?\nBrokenPipeError: .*?\n")
 
@@ -498,7 +502,7 @@ class Stack:
         assert not leaks, f"the S3 secret stands in {leaks}"
         for path in self.logs.glob("*.log"):
             for line in _BILLIARDS_OWN.sub("", path.read_text()).splitlines():
-                if line == _LIBPQS_OWN:
+                if line in _LIBPQS_OWN:
                     continue
                 assert {"time", "level", "logger", "event"} <= set(json.loads(line)), f"{path}: {line}"
 
