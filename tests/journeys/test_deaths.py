@@ -128,7 +128,8 @@ def test_a_stopped_worker_whose_keys_others_wait_for_holds_them_up_no_longer_tha
     """Every chunk repeats ids of every other, so the one worker left soon waits for keys of the sleeper."""
     source = make_object(17, 12_000, repeated=0.9)
     import_id = stack.start(stack.put(source.content), collection)
-    stored = _sleep_through(stack, import_id, "INSERT INTO events")
+    # The first words of the statement that places suspects: Postgres shows no more than 1,024 bytes of one.
+    stored = _sleep_through(stack, import_id, "Suspects whose id is free")
 
     assert stack.stored(import_id) == stored == len(source.firsts)
     audit_complete(stack, collection, import_id, source)

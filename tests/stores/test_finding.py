@@ -97,7 +97,7 @@ def test_a_listing_pins_what_asking_for_each_object_does(
 
 def test_a_listing_goes_on_over_pages(store: tuple[Objects, Any]) -> None:
     ours, _ = store
-    ours._client.meta.events.register(
+    ours.client.meta.events.register(
         "provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2}
     )
     heard: list[None] = []
