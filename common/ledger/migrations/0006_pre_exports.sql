@@ -91,10 +91,11 @@ CREATE TABLE export_objects (
 -- The id that an exported event gets whose line had none. What is derived from numbers of imports is much the same in any
 -- two databases, and whoever put exports of both together would lose events as duplicates: so a keyed hash of it, in the
 -- form of a UUID (version 8). All other ids are nobody else's as they are.
-CREATE FUNCTION shown_id(id uuid) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN get_byte(uuid_send(id), 8) >= 128 THEN id::text ELSE (
-        SELECT concat_ws('-', substr(h, 1, 8), substr(h, 9, 4), '8' || substr(h, 13, 3), 'a' || substr(h, 16, 3), substr(h, 19, 12))
-        FROM encode(sha256((SELECT hash_key FROM identity_key) || uuid_send(id)), 'hex') AS h) END
+-- One expression, so that it is put into the statement: as a call for each row it took 10 us.
+CREATE FUNCTION shown_id(id uuid, key bytea) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN get_byte(uuid_send(id), 8) >= 128 THEN id::text ELSE
+        overlay(overlay(encode(substring(sha256(key || uuid_send(id)) FROM 1 FOR 16), 'hex')
+                        PLACING '8' FROM 13 FOR 1) PLACING 'a' FROM 17 FOR 1)::uuid::text END
 $$;
 
 -- Requests that carried an Idempotency-Key, for a day: which export each of them made. A table of its own, since the

@@ -105,14 +105,15 @@ COPY (
 
 -- name: copy_with_identity
 COPY (
-    SELECT payload, CASE WHEN odd THEN 't' END, shown_id(event_id), to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    SELECT payload, CASE WHEN odd THEN 't' END, shown_id(event_id, (SELECT hash_key FROM identity_key)),
+           to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
     FROM events
     WHERE /* selection */ true AND (odd OR NOT %(odd_only)s)
 ) TO STDOUT (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 
 -- name: read_few
 -- Cut before they are sorted: of a large collection no more is read than tells that it is too large.
-SELECT payload::text AS payload, odd, shown_id(event_id) AS event_id,
+SELECT payload::text AS payload, odd, shown_id(event_id, (SELECT hash_key FROM identity_key)) AS event_id,
        to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS iso_time
 FROM (SELECT * FROM events WHERE /* selection */ true LIMIT %(most)s::bigint + 1) AS few
 ORDER BY time, event_id
@@ -122,7 +123,7 @@ SELECT 1 AS many FROM events WHERE /* selection */ true AND odd OFFSET %(most)s 
 
 -- name: read_few_judged
 -- Odd ones are judged by who reads this, so that they cannot be cut here.
-SELECT payload::text AS payload, odd, shown_id(event_id) AS event_id,
+SELECT payload::text AS payload, odd, shown_id(event_id, (SELECT hash_key FROM identity_key)) AS event_id,
        to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS iso_time
 FROM (
     (SELECT * FROM events WHERE /* selection */ true AND NOT odd LIMIT %(most)s::bigint + 1)
