@@ -1,6 +1,6 @@
 """``python -m common.ledger.migrate``: bring the schema up to date. Safe to run twice, and from several hosts at once.
 
-Own code, under a hundred lines, and no library: alembic brings SQLAlchemy and its models, of which nothing else here
+Own code and no library: alembic brings SQLAlchemy and its models, of which nothing else here
 has any use; the files are plain SQL, numbered, named ``NNNN_pre_what.sql`` (before the new code starts; the old code
 must keep working, so it only adds) or ``NNNN_post_what.sql`` (after the old code is gone, which an operator knows:
 ``penstock admin migrate --post``).

@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from common.model.query import EVERYTHING, Query, parse_query
 from common.objects import Writer
 from common.settings import MIB, Settings
 from tests.conftest import BUCKET
+from tests.journeys.stack import wait_until
 from tests.stage import Stage, event, ndjson
 from workers.exports import write
 from workers.exports.delivery import PART_BYTES, Delivery
@@ -338,13 +338,6 @@ def test_two_projects_with_collections_of_one_name_never_see_each_others_events(
     other.close()
 
 
-def _await(true: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 class _Killed(BaseException):
     pass
 
@@ -575,7 +568,7 @@ def _renewed(stage: Stage, attempt: Attempt) -> bool:
 
 def _await_reader(stage: Stage, snapshot: Snapshot, waits_for: str) -> None:
     found = "SELECT FROM pg_stat_activity WHERE pid = %(pid)s AND state = 'active' AND wait_event = %(event)s"
-    _await(lambda: stage.query(found, pid=snapshot.pid, event=waits_for))
+    wait_until(lambda: stage.query(found, pid=snapshot.pid, event=waits_for), what="the backend is at that")
 
 
 def test_a_lease_is_not_renewed_for_a_statement_that_waits_for_its_writer(stage: Stage, reader: Database) -> None:
@@ -628,7 +621,7 @@ def test_who_hangs_loses_its_lease_though_its_watch_looks_on(stage: Stage, monke
     hand_on = Delivery.write
 
     def hang(self: Delivery, lines: Encoded) -> None:
-        _await(lambda: stage.query(ended, id=export_id))
+        wait_until(lambda: stage.query(ended, id=export_id), what="the statement has ended")
         seen.append(True)
         hand_on(self, lines)
 
@@ -658,7 +651,7 @@ def test_a_cancel_ends_the_statement_of_the_writer(stage: Stage) -> None:
     with ThreadPoolExecutor(1) as pool, stage.runtime.database.aside() as locking:
         locking.run("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         writing = pool.submit(write_it)
-        _await(lambda: stage.query(waits, id=export_id))
+        wait_until(lambda: stage.query(waits, id=export_id), what="the writer waits")
         stage.export_desk.cancel_export(stage.caller, export_id)
         writing.result(20)
 
@@ -678,9 +671,12 @@ def test_an_upload_that_nobody_could_list_is_broken_off_by_who_began_it(
         upload_id = begin(*given, **more)
         assert stage.uploads_begun(prefix)
         stage.export_desk.cancel_export(stage.caller, export_id)
-        clean_exports(other)
-        assert not stage.query("SELECT FROM export_objects WHERE export_id = %(id)s", id=export_id)
+        wait_until(is_taken_back, what="the object is forgotten")
         return upload_id
+
+    def is_taken_back() -> bool:
+        clean_exports(other)  # again: a round ends at the first that fails, and others have left some
+        return not stage.query("SELECT FROM export_objects WHERE export_id = %(id)s", id=export_id)
 
     monkeypatch.setattr(Writer, "list_begun", lambda *_: [])
     monkeypatch.setattr(Writer, "begin", begin_and_be_taken_back)
@@ -753,7 +749,7 @@ def test_the_sweep_ends_the_backend_of_who_lost_its_lease_and_of_nobody_else(sta
 
     end_expired_writers(stage.runtime)
 
-    _await(lambda: not stage.query(lives, pid=pids[0]))
+    wait_until(lambda: not stage.query(lives, pid=pids[0]), what="the backend is gone")
     assert stage.query(lives, pid=pids[1])
     for holder in holders:
         holder.close()
@@ -774,6 +770,6 @@ def test_nobody_claims_what_another_writes(stage: Stage) -> None:
     # As soon as its backend is gone the lease is nothing.
     holder.database.close()
     gone = "SELECT FROM exports WHERE id = %(id)s AND NOT holder_lives(holder_pid, holder_started)"
-    _await(lambda: stage.query(gone, id=export_id))
+    wait_until(lambda: stage.query(gone, id=export_id), what="the lease is gone")
     write.write_export(stage.runtime, export_id)
     assert stage.export_status(export_id).state is ExportState.COMPLETED

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from common.objects import Writer
 from common.settings import MIB, Settings
 from deploy.local.servers import Servers
 from tests.conftest import BUCKET
+from tests.journeys.stack import wait_until
 from tests.stage import Stage, event, ndjson
 from workers.exports import healing, write
 from workers.exports.delivery import Delivery
@@ -271,13 +272,6 @@ class _Killed(BaseException):
     pass
 
 
-def _await(true: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def _dies_before_its_row_says_so(stage: Stage, export_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write an export up to where all of its objects are made."""
 
@@ -325,7 +319,7 @@ def test_an_end_that_meets_an_object_being_noted_keeps_what_takes_it_back(stage:
             assert exports.note_object(tx, attempt, 1, "key")
             cancelled = pool.submit(cancel)
             waits = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-            _await(lambda: tx.all(waits))
+            wait_until(lambda: tx.all(waits), what="somebody waits for the row")
         cancelled.result()
 
     assert stage.query("SELECT FROM exports WHERE id = %(id)s AND clean_at IS NOT NULL", id=export_id)
@@ -341,7 +335,7 @@ def test_the_lease_is_held_while_s3_makes_the_object(stage: Stage, monkeypatch: 
     def slowly(*args: Any, **more: Any) -> None:
         asked = stage.query("SELECT lease_expires_at AS ends FROM exports WHERE id = %(id)s", id=export_id)
         later = "SELECT FROM exports WHERE id = %(id)s AND lease_expires_at > %(ends)s + interval '1 second'"
-        _await(lambda: stage.query(later, id=export_id, ends=asked[0].ends))
+        wait_until(lambda: stage.query(later, id=export_id, ends=asked[0].ends), what="the lease is longer")
         seen.append(True)
         complete(*args, **more)
 
@@ -396,7 +390,7 @@ def test_a_snapshot_bears_that_its_last_lines_wait_for_s3(stage: Stage, monkeypa
     hand_on = Delivery.write
 
     def slowly(self: Delivery, lines: Encoded) -> None:
-        time.sleep(0.6)
+        time.sleep(0.6)  # three times what ends an idle session here
         hand_on(self, lines)
 
     monkeypatch.setattr(Delivery, "write", slowly)
