@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Lookup
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from common.judging import LineJudge
 from common.ledger import collections, pushes
 from common.ledger.database import Deadlock, Tx
 from common.ledger.events import read_hash_key
-from common.ledger.rows import mapping_json, mapping_of
+from common.ledger.rows import mapping_of, remembered_json
 from common.model.events import Event, Identity
 from common.model.mapping import Mapping
 from common.model.pushes import Judged, Push, Stored, Verdict, add_up, keep_one_of_each, verdicts
@@ -78,7 +79,9 @@ class PushDesk:
         number, at = pushes.begin_push(tx)
         collection = collections.find(tx, caller.project_id, name)
         while True:
-            agreed = mapping_of(collection.mapping) if collection and collection.mapping else mapping
+            agreed = mapping
+            if collection and collection.mapping:
+                agreed = replace(mapping_of(collection.mapping), rules=mapping.rules)
             judge = LineJudge(
                 agreed,
                 identity=identity,
@@ -92,7 +95,7 @@ class PushDesk:
             if collection and collection.mapping:
                 break
             # Somebody else may make it at the same moment, with another mapping: then that one judges.
-            collection = collections.ensure(tx, caller.project_id, name, mapping_json(mapping))
+            collection = collections.ensure(tx, caller.project_id, name, remembered_json(mapping))
         push = Push(number, caller.project_id, collection.id, caller.key_id, agreed.on_duplicate)
         kept = keep_one_of_each(judged, agreed.on_duplicate)
         stored = pushes.store_pushed(tx, push, [*kept.values()])

@@ -14,7 +14,7 @@ from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
-from common.ledger.rows import counts_of, hex_id, mapping_json, mapping_of
+from common.ledger.rows import counts_of, hex_id, mapping_json, mapping_of, remembered_json
 from common.model.formats import Compression, Format, Layout
 from common.model.imports import (
     AUTO,
@@ -82,8 +82,7 @@ def admit_import(
     """
     tx.run(_SQL["lock_slots"], project_id=project_id)
     check_slots(tx, project_id, default_limit=default_limit)
-    mapping = mapping_json(spec.mapping)
-    collection = collections.ensure(tx, project_id, spec.collection, mapping)
+    collection = collections.ensure(tx, project_id, spec.collection, remembered_json(spec.mapping))
     tx.run(
         _SQL["insert_import"],
         id=import_id,

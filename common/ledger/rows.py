@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from common.model.chunks import Counts
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.rules import NO_RULES, Rules
 
 
 def hex_id(uuid: str) -> str:
@@ -21,14 +25,21 @@ def counts_of(row: Any) -> Counts:
 
 def mapping_json(mapping: Mapping) -> str:
     """Return a mapping as its column holds it."""
-    members = {
+    members: dict[str, Any] = {
         "id": mapping.id_names,
         "time": mapping.time_names,
         "onDuplicate": mapping.on_duplicate,
         "types": dict(mapping.types),
         "quotedLineBreaks": mapping.quoted_line_breaks,
     }
+    if mapping.rules != NO_RULES:
+        members["rules"] = msgspec.to_builtins(mapping.rules)
     return json.dumps(members)
+
+
+def remembered_json(mapping: Mapping) -> str:
+    """Return what of a mapping a collection remembers, as its column holds it."""
+    return mapping_json(replace(mapping, rules=NO_RULES))
 
 
 def mapping_of(value: Any) -> Mapping:
@@ -39,4 +50,5 @@ def mapping_of(value: Any) -> Mapping:
         OnDuplicate(value["onDuplicate"]),
         tuple((column, ColumnType(kind)) for column, kind in value.get("types", {}).items()),
         value.get("quotedLineBreaks", True),
+        msgspec.convert(value.get("rules", {}), Rules),
     )

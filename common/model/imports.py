@@ -122,6 +122,8 @@ class ImportSpec:
 
 
 def _asked(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return [_asked(one) for one in part]
     if not is_dataclass(part):
         return part
     apart = ("credentials", "named")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.model.rules import NO_RULES, Rules
+
 
 class OnDuplicate(StrEnum):
     """What happens to a line whose id is stored already."""
@@ -40,3 +42,5 @@ class Mapping:
     types: tuple[tuple[str, ColumnType], ...] = ()
     #: Of CSV: whether a quoted cell may hold line breaks.
     quoted_line_breaks: bool = True
+    #: Of the request alone: no collection remembers them.
+    rules: Rules = NO_RULES

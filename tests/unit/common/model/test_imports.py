@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common.model.chunks import Counts, Entry, count_chunks
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.rules import Rules
 from common.model.sources import SourceRef
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,7 +77,9 @@ def test_events_that_took_the_place_of_others_are_work_too() -> None:
 
 
 def test_the_mapping_of_an_import_is_the_collections_where_the_request_names_nothing() -> None:
-    collections = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False)
+    collections = Mapping(
+        ("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False, Rules(longest=9)
+    )
     asked = ImportSpec("c", SourceRef("b", "k"), Mapping(("order",)))
 
     assert asked.mapping_within(collections) == asked.mapping
@@ -89,7 +92,7 @@ def test_the_mapping_of_an_import_is_the_collections_where_the_request_names_not
 
 @given(st.sets(st.frozensets(st.sampled_from([field.name for field in fields(Mapping)])), min_size=2))
 def test_requests_that_name_different_parts_of_a_mapping_are_different(ways: set[frozenset[str]]) -> None:
-    other = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False)
+    other = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False, Rules(longest=9))
     texts = set()
     for named in ways:
         for mapping in (Mapping(), replace(Mapping(), **{name: getattr(other, name) for name in named})):

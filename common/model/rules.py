@@ -1,0 +1,51 @@
+"""What a line has to keep to beyond being JSON, and what it is given: a door's own rules, in words the engine knows.
+
+They belong to a request and not to its collection: another door into the same collection has its own. All of them are
+about the members at the top of an object, which are looked up exactly, but for what is said of names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NameRules:
+    """What the names of members may be."""
+
+    #: Characters of a name, at any depth.
+    longest: int
+    #: Whether a name may hold a period, at any depth.
+    periods: bool
+    #: Names that no member at the top may have.
+    reserved: tuple[str, ...] = ()
+    #: What no name at the top may begin with, in letters of any case.
+    reserved_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A member that names a thing which the project has to know: one that it has registered."""
+
+    #: Of what kind the thing is. Things of two kinds may have the same id.
+    kind: str
+    #: In order of preference: the first whose member is present and not null counts.
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one door. Without any: what the engine asks of every line, and no more."""
+
+    #: Bytes of a line.
+    longest: int | None = None
+    names: NameRules | None = None
+    #: Members that a line must have, each by one of its names, and not null.
+    required: tuple[tuple[str, ...], ...] = ()
+    #: A line must have one of them at least (one that it is given counts), and each that it has must be registered.
+    references: tuple[Reference, ...] = ()
+    #: Members, a name and a string, that a line gets at its end where it has none of that name, or null.
+    adds: tuple[tuple[str, str], ...] = ()
+
+
+NO_RULES = Rules()
