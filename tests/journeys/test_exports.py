@@ -23,6 +23,7 @@ from deploy.local.servers import Servers
 from tests.failing_s3 import FailingS3, Request, Trouble
 from tests.journeys.oracle import make_object
 from tests.journeys.stack import BUCKET, S3Address, Stack, open_stack, s3_client, wait_until
+from tests.told import tell_ledger
 from workers.exports.write import write_export
 
 #: Some 40 MB: five parts of an upload.
@@ -91,6 +92,7 @@ class Exporting:
         last = self.events[collection] + count
         with self.stack.database.transaction() as tx:
             tx.run(_FILL, first=last - count + 1, last=last, name=collection, words=words)
+            tell_ledger(tx, collection)
         self.events[collection] = last
 
     # --- the caller's side

@@ -31,6 +31,7 @@ from deploy.local.servers import Servers
 from tests.conftest import BUCKET
 from tests.failing_s3 import FailingS3, Trouble
 from tests.stage import Stage
+from tests.told import tell_ledger
 from workers.exports import delivery, watch, write
 from workers.exports.delivery import Delivery
 from workers.exports.healing import STEPS
@@ -183,6 +184,7 @@ class World:
                 id=self.collection_id,
                 payload=json.dumps({"generation": len(self.generations), "filler": "y" * 60, "é": random.random()}),
             )
+            tell_ledger(tx, "changing")
             rows = tx.all(
                 "SELECT payload::text AS payload FROM events WHERE collection_id = %(id)s", id=self.collection_id
             )

@@ -33,6 +33,7 @@ from common.settings import MIB, Settings
 from tests.conftest import BUCKET
 from tests.journeys.stack import wait_until
 from tests.stage import Stage, event, ndjson
+from tests.told import tell_ledger
 from workers.exports import write
 from workers.exports.delivery import PART_BYTES, Delivery
 from workers.exports.encoding import Encoded
@@ -363,6 +364,7 @@ def _forget_events(stage: Stage, left: int) -> None:
             project=stage.caller.project_id,
             left=left,
         )
+        tell_ledger(tx, "events")
 
 
 def test_an_attempt_of_fewer_parts_leaves_nothing_of_the_one_before_it(stage: Stage) -> None:
@@ -599,7 +601,7 @@ def test_a_lease_is_not_renewed_for_a_statement_that_waits_for_its_writer(stage:
 
 def test_a_lease_is_renewed_while_postgres_is_at_work_on_the_statement(stage: Stage, reader: Database) -> None:
     stage.run(b"{}")
-    attempt = _claim(stage, stage.ask_export())
+    attempt = _claim(stage, stage.ask_export(fill=Fill("id", "timestamp")))
     with ThreadPoolExecutor(1) as pool, reader.transaction() as tx:
         snapshot = exports.begin_snapshot(tx)
         with stage.runtime.database.transaction() as noting:

@@ -21,9 +21,10 @@ from common.model.formats import Compression, Format
 from common.objects import Writer
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
+from workers.exports.behind import Behind
 from workers.exports.clean import clean, take_back
 from workers.exports.delivery import Delivery
-from workers.exports.encoding import Columns, Encoded, Path, encoder_of
+from workers.exports.encoding import Columns, Path, encoder_of
 from workers.exports.watch import LeaseLostError, Watch
 from workers.retrying import delay_after
 
@@ -104,7 +105,7 @@ def _write(runtime: Runtime, attempt: Attempt, writer: Writer, watch: Watch) -> 
             watch.depends_on(snapshot)
             _note(runtime, exports.note_snapshot, attempt, snapshot)
             _note(runtime, exports.note_totals, attempt, _count(tx, job))
-            _read(tx, job, delivery, watch)
+            _read(runtime, tx, job, delivery, watch)
         # The reader's session stays open, with nothing under way: while it lives the lease is taken to be held.
         objects = delivery.finish()
         if job.spec.part_bytes:
@@ -147,31 +148,58 @@ def _count(tx: Tx, job: Export) -> Totals:
 
 def _count_odd(tx: Tx, job: Export) -> Totals:
     """Count those that Postgres cannot look into, by encoding them as they will be."""
-    events = size = 0
+    encoder, events, size = encoder_of(job.spec), 0, 0
 
-    def add(lines: Encoded) -> None:
+    def add(rows: bytes) -> None:
         nonlocal events, size
+        lines = encoder.encode(rows)
         events, size = events + lines.events, size + len(lines.data)
 
-    blocks = _Blocks(encoder_of(job.spec).encode, add)
-    exports.copy_events(tx, job, blocks.take, odd_only=True)
-    blocks.end()
+    _copy(tx, job, add, odd_only=True)
     return Totals(events, size)
 
 
-def _read(tx: Tx, job: Export, delivery: Delivery, watch: Watch) -> None:
-    """Read the snapshot by one statement, and hand its lines on as they come."""
+def _read(runtime: Runtime, tx: Tx, job: Export, delivery: Delivery, watch: Watch) -> None:
+    """Read the snapshot by one statement, and hand its lines on as they come.
+
+    What Postgres sends is taken while what came before is encoded, compressed and hashed, which C does without Python's
+    lock: one export has two cores.
+    """
     encoder = encoder_of(job.spec, _columns(tx, job) if job.spec.format is Format.CSV else ())
     delivery.head = encoder.head()
 
-    def hand_on(lines: Encoded) -> None:
+    def hand_on(rows: bytes) -> None:
         watch.check()
         watch.moved()
-        delivery.write(lines)
+        delivery.write(encoder.encode(rows))
 
-    blocks = _Blocks(encoder.encode, hand_on)
-    exports.copy_events(tx, job, blocks.take)
-    blocks.end()
+    # That thread has a connection of its own, on which it notes objects.
+    with Behind(hand_on, check=watch.check, end=runtime.database.close) as behind:
+        _copy(tx, job, behind.give)
+
+
+def _copy(tx: Tx, job: Export, take: Callable[[bytes], None], *, odd_only: bool = False) -> None:
+    """Have the rows taken block by block: a call for each row would cost more than the row."""
+    waiting: list[bytes] = []
+    length = 0
+
+    def gather(row: bytes) -> None:
+        nonlocal length
+        waiting.append(row)
+        length += len(row)
+        if length >= _BLOCK:
+            hand_on()
+
+    def hand_on() -> None:
+        nonlocal length
+        rows = b"".join(waiting)
+        waiting.clear()
+        length = 0
+        if rows:
+            take(rows)
+
+    exports.copy_events(tx, job, gather, odd_only=odd_only)
+    hand_on()
 
 
 def _columns(tx: Tx, job: Export) -> list[Path]:
@@ -179,31 +207,8 @@ def _columns(tx: Tx, job: Export) -> list[Path]:
     if job.spec.columns:
         return [tuple(column.split(".")) for column in job.spec.columns]
     columns = Columns(job.spec)
-    blocks = _Blocks(columns.look, lambda _: None)
-    exports.copy_events(tx, job, blocks.take)
-    blocks.end()
+    _copy(tx, job, columns.look)
     return columns.paths()
-
-
-class _Blocks:
-    """Gathers rows to blocks: a call for each row would cost more than the row."""
-
-    def __init__(self, encode: Callable[[bytes], T], hand_on: Callable[[T], None]) -> None:
-        self._encode, self._hand_on = encode, hand_on
-        self._rows: list[bytes] = []
-        self._length = 0
-
-    def take(self, row: bytes) -> None:
-        self._rows.append(row)
-        self._length += len(row)
-        if self._length >= _BLOCK:
-            self.end()
-
-    def end(self) -> None:
-        if self._rows:
-            rows = b"".join(self._rows)
-            self._rows, self._length = [], 0
-            self._hand_on(self._encode(rows))
 
 
 def manifest(job: Export, snapshot: Snapshot, objects: Sequence[WrittenObject]) -> bytes:
