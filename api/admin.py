@@ -1,7 +1,8 @@
 """``penstock admin``: projects and keys, by hand, for whoever holds the database.
 
-Needs ``DATABASE_URL`` and nothing else of the service. A terminal gets tables; a pipe, or ``--json``, one JSON object
-a line. Ends with 0, with 1 and a sentence where it cannot be done, with 2 where the command line is wrong.
+Needs ``DATABASE_URL`` and, for master keys alone, ``PENSTOCK_SEALING_KEYS``; nothing else of the service. A terminal
+gets tables; a pipe, or ``--json``, one JSON object a line. Ends with 0, with 1 and a sentence where it cannot be done,
+with 2 where the command line is wrong.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import ujson
 from rich.console import Console
 from rich.table import Table
 
-from api.callers import ALL_SCOPES, create_key
+from api.callers import ALL_SCOPES, create_key, create_master_key, reseal_master_keys
 from api.rendering import iso_time
 from common.errors import Refusal, Transient
 from common.ledger import collections, migrate, projects
 from common.ledger.database import Database, DriverError, Tx
 from common.model.ids import parse_id
+from common.sealing import Sealer
 from common.settings import SettingsError, read_setting
 from common.telemetry import configure_logs
 
@@ -192,6 +194,49 @@ def create_project_key(
     _say_what_to_know(revoked)
 
 
+@admin.command("create-master-key")
+@click.argument("project")
+@click.option("--strict", is_flag=True, help="Take only filtered keys whose IV is a MAC: nobody can alter one.")
+@click.option(
+    "--own", is_flag=True, help="Read the key from standard input: one that filtered keys are made with already."
+)
+@click.option("--replace", is_flag=True, help="Where two master keys live, revoke the one unused for longest.")
+@as_json
+def create_project_master_key(project: str, *, strict: bool, own: bool, replace: bool, as_json: bool) -> None:
+    """Create a master key for a project and print it, this once: what its filtered keys are encrypted with.
+
+    It opens all of the project on the wires that know master keys. Two may live at a time, beside the other keys. Takes
+    PENSTOCK_SEALING_KEYS from the environment too: the service has to know the key, so it is kept sealed, not hashed.
+    """
+    given = sys.stdin.readline().strip() if own else None
+    if own and not given:
+        raise click.UsageError("There is no key on standard input.")
+    with _transaction() as tx:
+        found = projects.find_project(tx, project)
+        revoked = projects.make_room(tx, found.id, master=True) if replace else []
+        key_id, key = create_master_key(tx, _sealer(), found.id, strict=strict, key=given)
+    if as_json:
+        _print({"project": {"id": found.id, "name": found.name}, "id": key_id, "masterKey": key})
+    else:
+        click.echo(key)
+    _say_what_to_know(revoked, kept="the key, sealed")
+
+
+@admin.command("reseal-master-keys")
+@as_json
+def reseal_all_master_keys(*, as_json: bool) -> None:
+    """Seal all master keys with the first of PENSTOCK_SEALING_KEYS: then the others can be taken away.
+
+    Fails, when it has sealed the rest, where none of them opens one. Safe to run twice, and while requests come.
+    """
+    with _transaction() as tx:
+        done, left = reseal_master_keys(tx, _sealer())
+    _show([{"resealed": key_id} for key_id in done], as_json=as_json, none="There is no master key.")
+    if left:
+        text = f"No sealing key opens {', '.join(left)}: add the one that does, or revoke and create anew."
+        raise click.ClickException(text)
+
+
 @admin.command("list-keys")
 @click.argument("project")
 @as_json
@@ -202,6 +247,7 @@ def list_keys(project: str, *, as_json: bool) -> None:
     rows = [
         {
             "id": row.id,
+            "kind": row.kind,
             "state": row.state,
             "scopes": row.scopes,
             "createdAt": row.created_at,
@@ -217,7 +263,10 @@ def list_keys(project: str, *, as_json: bool) -> None:
 @click.argument("key_id")
 @as_json
 def revoke_key(key_id: str, *, as_json: bool) -> None:
-    """End a key: from the next request on it opens nothing. Takes its id, or the whole key."""
+    """End a key: from the next request on it opens nothing. Takes its id, or the whole key; of a master key its id.
+
+    With a master key all filtered keys end that were made with it.
+    """
     # Of a key that leaked, the whole is what is at hand.
     found = re.fullmatch(r"(?:pk_)?([0-9a-f]{12})(?:_.*)?", key_id)
     if not found:
@@ -225,6 +274,10 @@ def revoke_key(key_id: str, *, as_json: bool) -> None:
     with _transaction() as tx:
         revoked_at = projects.revoke_key(tx, found[1])
     _show([{"id": found[1], "revokedAt": revoked_at}], as_json=as_json)
+
+
+# Where whoever made one looks for the way to end it.
+admin.add_command(revoke_key, "revoke-master-key")
 
 
 @contextmanager
@@ -244,6 +297,10 @@ def _database() -> Iterator[Database]:
     except DriverError as error:
         said = str(error).partition("\n")[0]
         raise click.ClickException(f"The database refused: {said}.") from None
+
+
+def _sealer() -> Sealer:
+    return Sealer(read_setting("sealing_keys"))
 
 
 @contextmanager
@@ -292,8 +349,8 @@ def _print(document: dict[str, Any]) -> None:
     click.echo(ujson.dumps(document, escape_forward_slashes=False, ensure_ascii=False))
 
 
-def _say_what_to_know(revoked: list[str]) -> None:
-    click.echo("The key is shown only this once: what is kept is its hash.", err=True)
+def _say_what_to_know(revoked: list[str], *, kept: str = "its hash") -> None:
+    click.echo(f"The key is shown only this once: what is kept is {kept}.", err=True)
     for key_id in revoked:
         click.echo(f"{key_id}, the key unused for longest, is revoked.", err=True)
 

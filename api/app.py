@@ -25,7 +25,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.json = Json(app)
     runtime = app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
-    app.extensions["penstock-callers"] = Callers(runtime.database, runtime.failures)
+    app.extensions["penstock-callers"] = Callers(runtime.database, runtime.failures, runtime.sealer)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
         API_TITLE="Penstock",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from api.callers import ADMIN, PUSH, QUERY, Caller
+from api.callers import ADMIN, FILTERED_QUERY, PUSH, QUERY, Caller
 from common.ledger import collections
 from common.model.collections import CollectionStatus, StoredEvent, unknown_collection
 from common.model.query import Query
@@ -74,12 +74,12 @@ class CollectionDesk:
         ``asked`` makes the query, given the time that a relative timeframe is relative to.
         A page ends early with some 4 MiB of events, or when 20,000 were looked at.
         """
-        caller.require(QUERY)
+        caller.require(QUERY, FILTERED_QUERY)
         with self._runtime.database.transaction() as tx:
             found = collections.find(tx, caller.project_id, name, hold=False)
             if found is None:
                 raise unknown_collection(name)
-            query = asked(collections.read_clock(tx))
+            query = caller.narrow(asked(collections.read_clock(tx)))
             items, next_after = collections.read_events(
                 tx, found.id, query, after=after, limit=limit, most_bytes=_PAGE_BYTES, most_looks=_PAGE_LOOKS
             )

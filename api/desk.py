@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from api.callers import PUSH, QUERY, Caller
+from api.callers import FILTERED_QUERY, PUSH, QUERY, Caller
 from api.uploads import Body, check_size, take_in
 from common.errors import Refusal
 from common.ledger import chunks, idempotency, imports, uploads
@@ -182,8 +182,11 @@ class Desk:
         return imports.read_status(tx, import_id, caller.project_id)
 
     def read_import(self, caller: Caller, import_id: str) -> ImportStatus:
-        """Return the import's status. Raises Refusal ``not_found`` for another project's too."""
-        caller.require(PUSH, QUERY)
+        """Return the import's status. Raises Refusal ``not_found`` for another project's too.
+
+        It holds no event, so whoever knows the id may read it, whatever events they may see.
+        """
+        caller.require(PUSH, QUERY, FILTERED_QUERY)
         found = parse_id(import_id)
         if found is None:
             raise unknown_import(import_id)

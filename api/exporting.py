@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from api.callers import QUERY, Caller
+from api.callers import FILTERED_QUERY, QUERY, Caller
 from common.completing import Completer
 from common.errors import Refusal
 from common.ledger import collections, exports, idempotency
@@ -65,7 +66,7 @@ class ExportDesk:
         the project has no such collection, ``too_many_active_exports``, ``credentials_required``, and where the key has
         made something else. May block while another request with the key is under way.
         """
-        caller.require(QUERY)
+        spec = replace(spec, query=caller.narrow(spec.query))
         own = self._runtime.settings.may_write_own(spec.destination.bucket)
         if spec.credentials is None and spec.destination.role is None and not own:
             text = "The destination needs accessKeyId and secretAccessKey, or a roleArn."
@@ -86,7 +87,9 @@ class ExportDesk:
         """Return what an earlier request with the key was told; else the key is this export's from now on."""
         if key is None:
             return None
-        sealer, asked = self._runtime.sealer, spec.as_asked()
+        # The same words of a caller who sees fewer events ask for something else.
+        within = json.dumps(Query(caller.conditions).as_json()) if caller.conditions else ""
+        sealer, asked = self._runtime.sealer, f"{spec.as_asked()}{within}"
         made = exports.use_key(
             tx, project_id=caller.project_id, key=key, fingerprint=sealer.fingerprint(asked), export_id=export_id
         )
@@ -127,7 +130,7 @@ class ExportDesk:
         its own, not half an export, and a slow reader keeps no snapshot open. Raises Refusal ``not_found``, and
         ``too_many_events`` where there are more than ``most``, or more than 256 MiB, and ``too_slow``.
         """
-        caller.require(QUERY)
+        query = caller.narrow(query)
         file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  it lives as long as the answer
         try:
             self._gather(caller, collection, query, Completer(fill), most, file)
@@ -158,8 +161,10 @@ class ExportDesk:
     def read_export(self, caller: Caller, export_id: str, *, collection: str | None = None) -> ExportStatus:
         """Return the export's status. Raises Refusal ``not_found`` for another project's too, and for one of another
         collection where one is named.
+
+        It holds no event, so whoever knows the id may read it, whatever events they may see.
         """
-        caller.require(QUERY)
+        caller.require(QUERY, FILTERED_QUERY)
         found, status = parse_id(export_id), None
         if found is not None:
             with self._runtime.database.transaction() as tx:

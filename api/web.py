@@ -69,10 +69,11 @@ def bearer() -> Caller:
     return identify(key.strip() if scheme.lower() == "bearer" else None)
 
 
-def identify(credential: str | None, *, project: str | None = None) -> Caller:
+def identify(credential: str | None, *, project: str | None = None, takes_master_keys: bool = False) -> Caller:
     """Return the caller that shows the credential, and the project if its dialect sends one. Raises Refusal."""
     callers = cast(Callers, current_app.extensions["penstock-callers"])
-    return callers.identify(credential, address=request.remote_addr or "", project=project)
+    address = request.remote_addr or ""
+    return callers.identify(credential, address=address, project=project, takes_master_keys=takes_master_keys)
 
 
 class JsonParser(FlaskParser):

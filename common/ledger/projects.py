@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from common.model.ids import new_id, parse_id
 
 _SQL = load_queries("projects")
 
-#: Live keys that a project may have: one in use, and the one that is to follow it.
+#: Live keys of each kind that a project may have: one in use, and the one that is to follow it.
 MOST_KEYS = 2
 
 
@@ -43,6 +44,15 @@ class Key(NamedTuple):
     use_is_due: bool
 
 
+class MasterKey(NamedTuple):
+    """A live key that has to be known, as stored: sealed."""
+
+    key: Key
+    sealed: bytes
+    #: Whether only such keys are taken that nobody can have altered.
+    strict: bool
+
+
 class KeyEntry(NamedTuple):
     """What may be shown of a key."""
 
@@ -50,6 +60,8 @@ class KeyEntry(NamedTuple):
     scopes: list[str]
     #: ``live``, ``expired`` or ``revoked``.
     state: str
+    #: ``key``, ``master`` or ``strict master``.
+    kind: str
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -103,10 +115,7 @@ def create_key(
 
     Raises Refusal ``too_many_keys`` where two live already, under any race, and ``already_expired``.
     """
-    live = _lock_live_keys(tx, project_id)
-    if len(live) >= MOST_KEYS:
-        text = f"Two keys of this project live already: {' and '.join(live)}. Revoke one of them first."
-        raise Refusal("too_many_keys", text, keys=live)
+    _check_room(tx, project_id, master=False)
     made = tx.one(
         _SQL["insert_key"],
         id=key_id,
@@ -120,9 +129,17 @@ def create_key(
         raise Refusal("already_expired", "A key must expire in the future.")
 
 
-def make_room(tx: Tx, project_id: str) -> list[str]:
-    """Revoke the keys unused for longest until another may be made, and return their ids."""
-    live = _lock_live_keys(tx, project_id)
+def create_master_key(tx: Tx, *, key_id: str, project_id: str, sealed: bytes, strict: bool, scopes: list[str]) -> None:
+    """Insert a key that has to be known, sealed. Raises Refusal ``too_many_keys`` where two such live already."""
+    _check_room(tx, project_id, master=True)
+    no_digest = {"secret_sha256": b"", "expires_at": None, "expires_after": None}
+    tx.run(_SQL["insert_key"], id=key_id, project_id=project_id, scopes=scopes, **no_digest)
+    tx.run(_SQL["insert_master_key"], id=key_id, project_id=project_id, sealed=sealed, strict=strict)
+
+
+def make_room(tx: Tx, project_id: str, *, master: bool = False) -> list[str]:
+    """Revoke the keys of a kind unused for longest until another may be made, and return their ids."""
+    live = _lock_live_keys(tx, project_id, master=master)
     surplus = live[: max(len(live) - MOST_KEYS + 1, 0)]
     for key_id in surplus:
         revoke_key(tx, key_id)
@@ -146,8 +163,51 @@ def revoke_key(tx: Tx, key_id: str) -> datetime:
 def find_key(tx: Tx, key_id: str) -> Key | None:
     """Return the live key of that id: neither revoked nor expired, by the database's clock."""
     row = tx.one(_SQL["find_key"], id=key_id)
-    if row is None:
-        return None
+    return None if row is None else _key(row)
+
+
+def find_master_keys(tx: Tx, project_id: str | None) -> list[MasterKey]:
+    """Return a project's live master keys, two at most; none of no project."""
+    rows = tx.all(_SQL["find_master_keys"], project_id=project_id)
+    return [MasterKey(_key(row), bytes(row.sealed), row.strict) for row in rows]
+
+
+def seal_anew(tx: Tx, seal: Callable[[str, bytes], bytes | None]) -> tuple[list[str], list[str]]:
+    """Replace what is kept of each master key by what ``seal`` makes of its project's id and it. Safe to run twice.
+
+    Returns the ids of those that were sealed anew, and of those of which ``seal`` could make nothing.
+    """
+    done: list[str] = []
+    left: list[str] = []
+    for row in tx.all(_SQL["lock_sealed"]):
+        sealed = seal(hex_id(row.project_id), bytes(row.sealed))
+        if sealed is not None:
+            tx.run(_SQL["replace_sealed"], id=row.id, sealed=sealed)
+        (left if sealed is None else done).append(row.id)
+    return done, left
+
+
+def note_use(tx: Tx, key_id: str) -> None:
+    """Note that a key was used, once a minute at most. Waits for no row and no disk: a lost note is no loss."""
+    tx.run(_SQL["only_if_at_once"])
+    tx.run(_SQL["note_use"], id=key_id)
+
+
+def _check_room(tx: Tx, project_id: str, *, master: bool) -> None:
+    live = _lock_live_keys(tx, project_id, master=master)
+    if len(live) >= MOST_KEYS:
+        kind = "master keys" if master else "keys"
+        text = f"Two {kind} of this project live already: {' and '.join(live)}. Revoke one of them first."
+        raise Refusal("too_many_keys", text, keys=live)
+
+
+def _lock_live_keys(tx: Tx, project_id: str, *, master: bool) -> list[str]:
+    """Return the ids of live keys of a kind, that unused for longest first; nobody makes one before the commit."""
+    tx.run(_SQL["lock_keys"], id=project_id)
+    return [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id, master=master)]
+
+
+def _key(row: Any) -> Key:
     return Key(
         row.id,
         hex_id(row.project_id),
@@ -157,18 +217,6 @@ def find_key(tx: Tx, key_id: str) -> Key | None:
         frozenset(row.scopes),
         row.use_is_due,
     )
-
-
-def note_use(tx: Tx, key_id: str) -> None:
-    """Note that a key was used, once a minute at most. Waits for no row and no disk: a lost note is no loss."""
-    tx.run(_SQL["only_if_at_once"])
-    tx.run(_SQL["note_use"], id=key_id)
-
-
-def _lock_live_keys(tx: Tx, project_id: str) -> list[str]:
-    """Return the ids of live keys, the one unused for longest first; nobody else makes one before the commit."""
-    tx.run(_SQL["lock_keys"], id=project_id)
-    return [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id)]
 
 
 def _project(row: Any) -> Project:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from common.errors import Refusal
 from common.model.formats import Compression, Format
 from common.model.imports import Credentials, Failure
-from common.model.query import EVERYTHING, Query, parse_query
+from common.model.query import EVERYTHING, Query
 from common.model.sources import DEFAULT_REGION, SourceRef
 
 
@@ -102,8 +102,6 @@ def _member(name: str, value: str) -> bytes:
     return f'{json.dumps(name)}:"{value}"'.encode()
 
 
-#: What a stored query is read against: its timeframe is absolute.
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 #: Columns of a CSV.
 MOST_COLUMNS = 1000
 #: The least and the most bytes of a part that a caller may choose.
@@ -157,7 +155,7 @@ class ExportSpec:
         return cls(
             collection=stored["collection"],
             destination=Destination(**stored["destination"]),
-            query=parse_query(stored["query"], now=_NEVER),
+            query=Query.from_json(stored["query"]),
             asked=stored["asked"],
             format=Format(stored["format"]),
             compression=Compression(stored["compression"]),

@@ -45,7 +45,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import StrEnum
@@ -193,23 +193,58 @@ class Query:
         event = _JSON.decode(payload.decode())
         return all(condition.matches(event) for condition in self.conditions)
 
+    def also(self, conditions: tuple[Condition, ...]) -> Query:
+        """Return the query for those of its events that meet more conditions, one operator on one path twice or not.
+
+        Raises Refusal ``invalid_query`` where they would be too many together.
+        """
+        if len(self.conditions) + len(conditions) > MAX_CONDITIONS:
+            _refuse("query.filter", f"A filter has at most {MAX_CONDITIONS} conditions, those of the key included.")
+        return replace(self, conditions=_in_order([*conditions, *self.conditions]))
+
     def as_json(self) -> dict[str, Any]:
-        """Return the query as JSON values, absolute: ``parse_query`` makes an equal query of them at any time."""
+        """Return the query as JSON values, absolute: ``from_json`` makes an equal query of them at any time.
+
+        ``parse_query`` does too, unless conditions were added: an array of filters, which nobody can ask for, holds
+        those that have one operator on one path. A reader that knows no arrays fails, and shows nothing.
+        """
         asked: dict[str, Any] = {}
         if self.conditions:
-            wanted: dict[str, dict[str, Any]] = {}
-            asked["filter"] = wanted
-            for condition in self.conditions:
-                operators = wanted.setdefault(".".join(condition.path), {})
-                operators[condition.operator.value] = _operand_as_json(condition.operand)
+            filters = _filters_of(self.conditions)
+            asked["filter"] = filters if len(filters) > 1 else filters[0]
         bounds = {"start": self.start, "end": self.end}
         window = {name: _time_as_json(bound) for name, bound in bounds.items() if bound is not None}
         if window:
             asked["timeframe"] = window
         return asked
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Query:
+        """Return the query that ``as_json`` wrote."""
+        filters = stored.get("filter")
+        if not isinstance(filters, list):
+            return parse_query(stored, now=_EPOCH)
+        parts = [parse_query({**stored, "filter": one}, now=_EPOCH) for one in filters]
+        return replace(parts[0], conditions=_in_order([condition for part in parts for condition in part.conditions]))
+
 
 EVERYTHING = Query()
+
+
+def _in_order(conditions: list[Condition]) -> tuple[Condition, ...]:
+    return tuple(sorted(conditions, key=lambda condition: (condition.path, condition.operator)))
+
+
+def _filters_of(conditions: tuple[Condition, ...]) -> list[dict[str, dict[str, Any]]]:
+    """Return filters that are all the conditions together: one, unless an operator stands twice at one path."""
+    filters: list[dict[str, dict[str, Any]]] = []
+    for condition in conditions:
+        path, operator = ".".join(condition.path), condition.operator.value
+        free = next((one for one in filters if operator not in one.get(path, {})), None)
+        if free is None:
+            filters.append(free := {})
+        free.setdefault(path, {})[operator] = _operand_as_json(condition.operand)
+    return filters
 
 
 def _operand_as_json(operand: Operand) -> Any:
@@ -268,7 +303,7 @@ def _parse_filter(value: Any, field: str) -> tuple[Condition, ...]:
         conditions += (Condition(path, *pair) for pair in _parse_wanted(wanted, at))
         if len(conditions) > MAX_CONDITIONS:
             _refuse(field, f"A filter has at most {MAX_CONDITIONS} conditions.")
-    return tuple(sorted(conditions, key=lambda condition: (condition.path, condition.operator)))
+    return _in_order(conditions)
 
 
 def _parse_path(text: str, field: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from api import connect
-from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key
+from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key, create_master_key
 from tests.dialects.connect import seed
+from tests.keys import filtered_key
 from tests.stage import Stage, event, ndjson
 
 pytestmark = pytest.mark.usefixtures("a_long_minute")
@@ -65,6 +66,15 @@ ENTRIES = {
     "DELETE /api/collections/<name>": Entry(OWN, 204, 404),
 }
 
+#: What filtered keys say, by who shows them.
+FILTERED = {
+    "a filtered key that may query": {"filters": {"a": 1}, "canQuery": True},
+    "a filtered key that may push": {"canPush": True},
+    "a filtered key that may do nothing": {},
+}
+#: Callers that Connect's wire alone knows.
+CONNECTS = {*FILTERED, "the master key"}
+
 #: The kind of caller, the key it shows, and what each route answers to it.
 Expected = Callable[[Entry], int]
 CALLERS: dict[str, Expected] = {
@@ -80,6 +90,10 @@ CALLERS: dict[str, Expected] = {
         f"a key for {scope}": lambda entry, scope=scope: entry.right if scope in {*entry.scopes, ADMIN} else 403
         for scope in ALL_SCOPES
     },
+    "the master key": lambda entry: entry.right,
+    "a filtered key that may query": lambda entry: entry.right if QUERY in entry.scopes else 403,
+    "a filtered key that may push": lambda entry: entry.right if PUSH in entry.scopes else 403,
+    "a filtered key that may do nothing": lambda _: 403,
 }
 
 
@@ -110,7 +124,8 @@ def test_every_route_answers_every_caller_as_it_should(client: FlaskClient, stag
                 headers={**shown(rule, key, project_id), "Content-Type": "application/json"},
                 environ_overrides={"REMOTE_ADDR": address},
             )
-            assert answer.status_code == CALLERS[caller](entry), f"{verb} {rule}"
+            stranger = caller in CONNECTS and not rule.startswith(connect.PATHS)
+            assert answer.status_code == (401 if stranger else CALLERS[caller](entry)), f"{verb} {rule}"
             if answer.status_code != entry.right or "another project" in caller:
                 # But for the name that was asked for.
                 assert "canary" not in answer.text.replace("name 'canary", ""), f"{verb} {rule}"
@@ -163,6 +178,10 @@ def make(caller: str, stage: Stage, other: Stage) -> str | None:
         return None if caller == "no key" else "nonsense"
     if caller in ("a key that never was", "an address with too many failures"):
         return "pk_000000000000_" + "a" * 43
+    if caller in CONNECTS:
+        with stage.runtime.database.transaction() as tx:
+            _, master = create_master_key(tx, stage.runtime.sealer, stage.caller.project_id)
+        return filtered_key(FILTERED[caller], master=master) if caller in FILTERED else master
     scopes = [scope for scope in ALL_SCOPES if caller == f"a key for {scope}"] or ALL_SCOPES
     owner = other if caller == "another project's key" else stage
     with stage.runtime.database.transaction() as tx:

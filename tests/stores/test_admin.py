@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import uuid
@@ -23,6 +25,8 @@ from api.command import main
 from common.errors import Transient
 from common.ledger.database import Database, DriverError
 from common.ledger.migrate import read_migrations
+from common.ledger.projects import find_master_keys
+from common.sealing import Sealer
 from common.settings import Settings
 from deploy.local.servers import Servers
 from tests.stage import Stage, event, ndjson
@@ -35,8 +39,8 @@ Admin = Callable[..., Result]
 def admin(settings: Settings) -> Admin:
     """The command on the stage's database, which needs no other setting."""
 
-    def run(*arguments: str, url: str = settings.database_url) -> Result:
-        return CliRunner(env={"DATABASE_URL": url}).invoke(main, ["admin", *arguments])
+    def run(*arguments: str, url: str = settings.database_url, given: str = "", **environment: str) -> Result:
+        return CliRunner(env={"DATABASE_URL": url, **environment}).invoke(main, ["admin", *arguments], input=given)
 
     return run
 
@@ -118,6 +122,100 @@ def test_a_key_is_revoked_by_its_id_or_by_itself_and_as_often_as_one_likes(admin
     assert whole not in admin("revoke-key", whole).output
     assert admin("revoke-key", "0" * 12).exit_code == 1
     assert admin("revoke-key", "nonsense").exit_code == 2
+
+
+def sealing(*numbers: int) -> str:
+    """Return sealing keys, each of one byte."""
+    return ",".join(base64.b64encode(bytes([number]) * 32).decode() for number in numbers)
+
+
+def kept(stage: Stage, key_id: str) -> Any:
+    (row,) = stage.query(
+        "SELECT sealed, k::text FROM master_keys JOIN api_keys AS k USING (id) WHERE id = %(a)s", a=key_id
+    )
+    return row
+
+
+def test_a_master_key_is_printed_alone_and_kept_sealed_for_its_project(
+    admin: Admin, stage: Stage, project: str
+) -> None:
+    result = admin("create-master-key", project, PENSTOCK_SEALING_KEYS=sealing(1))
+    key = result.stdout.removesuffix("\n")
+    _, listed = lines(admin("list-keys", project))
+
+    assert re.fullmatch("[A-Za-z0-9]{32}", key)
+    assert "only this once: what is kept is the key, sealed" in result.stderr
+    assert (listed["kind"], listed["state"], listed["scopes"]) == ("master", "live", ALL_SCOPES)
+    row = kept(stage, listed["id"])
+    for secret in (key.encode(), key.encode().hex().encode(), hashlib.sha256(key.encode()).hexdigest().encode()):
+        assert secret not in bytes(row.sealed) + str(row).encode()
+    (found,) = [one["id"] for one in lines(admin("list-projects")) if one["name"] == project]
+    assert Sealer(sealing(1)).open_master_key(found, bytes(row.sealed)) == key
+
+
+def test_two_master_keys_live_beside_two_others_and_make_room_for_their_like(admin: Admin, project: str) -> None:
+    def make(*options: str) -> Result:
+        return admin("create-master-key", project, *options, PENSTOCK_SEALING_KEYS=sealing(1))
+
+    ids = [lines(make("--json"))[0]["id"], lines(make("--strict", "--json"))[0]["id"]]
+    refused = make()
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "Two master keys of this project live already" in refused.stderr
+    assert all(key_id in refused.stderr for key_id in ids)
+    assert admin("create-key", project, "--scope", "push").exit_code == 0
+    assert f"{ids[0]}, the key unused for longest, is revoked" in make("--replace").stderr
+    assert lines(admin("create-key", project, "--scope", "push", "--replace", "--json"))
+
+    kinds = {"key": 0, "master": 0, "strict master": 0}
+    for row in lines(admin("list-keys", project)):
+        kinds[row["kind"]] += row["state"] == "live"
+    assert kinds == {"key": 2, "master": 1, "strict master": 1}
+
+
+def test_a_revoked_master_key_is_kept_no_longer(admin: Admin, stage: Stage, project: str) -> None:
+    for command in ("revoke-key", "revoke-master-key"):
+        made = lines(admin("create-master-key", project, "--json", PENSTOCK_SEALING_KEYS=sealing(1)))[0]
+        assert lines(admin(command, made["id"]))[0]["revokedAt"]
+        assert kept(stage, made["id"]).sealed is None
+        assert lines(admin("list-keys", project))[-1]["state"] == "revoked"
+
+
+def test_a_master_key_of_ones_own_is_read_from_standard_input(admin: Admin, project: str) -> None:
+    def give(text: str) -> Result:
+        return admin("create-master-key", project, "--own", given=text, PENSTOCK_SEALING_KEYS=sealing(1))
+
+    assert give("2fMSlDSOGtMWH50wffnCscgGMcJGMQ0s\n").stdout == "2fMSlDSOGtMWH50wffnCscgGMcJGMQ0s\n"
+    for wrong, status in (("", 2), ("\n", 2), ("a" * 31, 1), ("a" * 33, 1), ("a" * 31 + "-", 1)):
+        refused = give(wrong)
+        assert (refused.exit_code, refused.stdout) == (status, ""), wrong
+        assert wrong.strip() in ("", "a") or wrong not in refused.stderr
+
+
+def test_master_keys_outlive_the_sealing_key_that_sealed_them(admin: Admin, servers: Servers) -> None:
+    url = servers.create_database("resealed")  # all master keys of a database are sealed anew
+    admin("migrate", url=url)
+    projects = [lines(admin("create-project", name, url=url))[0]["project"]["id"] for name in ("one", "two")]
+    keys = {
+        project: admin("create-master-key", project, url=url, PENSTOCK_SEALING_KEYS=sealing(1)).stdout.strip()
+        for project in projects
+    }
+    database = Database(url)
+
+    def opened(*sealing_keys: int) -> dict[str, str | None]:
+        sealer = Sealer(sealing(*sealing_keys))
+        with database.transaction() as tx:
+            found = [one for project in projects for one in find_master_keys(tx, project)]
+        return {one.key.project_id: sealer.open_master_key(one.key.project_id, one.sealed) for one in found}
+
+    assert opened(2, 1) == keys
+    refused = admin("reseal-master-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(3))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "No sealing key opens" in refused.stderr
+    assert opened(1) == keys, "what could not be read was lost"
+    assert len(lines(admin("reseal-master-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(2, 1)))) == 2
+    assert opened(2) == keys
+    assert opened(1) == dict.fromkeys(keys)
+    database.close()
 
 
 def test_a_limit_is_set_and_given_back(admin: Admin, project: str) -> None:

@@ -31,10 +31,11 @@ UPDATE projects SET import_limit = %(import_limit)s WHERE id = %(id)s
 SELECT id FROM projects WHERE id = %(id)s FOR NO KEY UPDATE
 
 -- name: live_keys
--- The one unused for longest first.
-SELECT id
-FROM api_keys
-WHERE project_id = %(project_id)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+-- Of one kind, the one unused for longest first.
+SELECT k.id
+FROM api_keys AS k
+WHERE k.project_id = %(project_id)s AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+  AND EXISTS (SELECT FROM master_keys AS m WHERE m.id = k.id) = %(master)s
 ORDER BY coalesce(last_used_at, created_at), id
 
 -- name: insert_key
@@ -44,17 +45,23 @@ VALUES (%(id)s, %(project_id)s, %(secret_sha256)s, %(scopes)s,
         coalesce(%(expires_at)s::timestamptz, now() + %(expires_after)s::interval))
 RETURNING coalesce(expires_at <= now(), false) AS expired
 
+-- name: insert_master_key
+INSERT INTO master_keys (id, project_id, sealed, strict) VALUES (%(id)s, %(project_id)s, %(sealed)s, %(strict)s)
+
 -- name: list_keys
-SELECT id, scopes, created_at, expires_at, last_used_at,
-       CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
-            WHEN expires_at <= now() THEN 'expired'
-            ELSE 'live' END AS state
-FROM api_keys
-WHERE project_id = %(project_id)s
-ORDER BY created_at, id
+SELECT k.id, k.scopes, k.created_at, k.expires_at, k.last_used_at,
+       CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN k.expires_at <= now() THEN 'expired'
+            ELSE 'live' END AS state,
+       CASE WHEN m.strict THEN 'strict master' WHEN m.id IS NOT NULL THEN 'master' ELSE 'key' END AS kind
+FROM api_keys AS k
+LEFT JOIN master_keys AS m ON m.id = k.id
+WHERE k.project_id = %(project_id)s
+ORDER BY k.created_at, k.id
 
 -- name: revoke_key
--- The first revocation counts; a second one changes nothing.
+-- The first revocation counts; a second one changes nothing. What has to be known of a master key is known no longer.
+WITH forgotten AS (UPDATE master_keys SET sealed = NULL WHERE id = %(id)s)
 UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %(id)s RETURNING revoked_at
 
 -- name: find_key
@@ -66,6 +73,27 @@ JOIN projects AS p ON p.id = k.project_id
 WHERE k.id = %(id)s
   AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
+
+-- name: find_master_keys
+-- A project's live ones, the oldest first.
+SELECT k.id, k.project_id, p.name AS project_name, p.import_limit, k.secret_sha256, k.scopes,
+       coalesce(k.last_used_at < now() - interval '1 minute', true) AS use_is_due,
+       m.sealed, m.strict
+FROM master_keys AS m
+JOIN api_keys AS k ON k.id = m.id
+JOIN projects AS p ON p.id = m.project_id
+WHERE m.project_id = %(project_id)s
+  AND m.sealed IS NOT NULL
+  AND k.revoked_at IS NULL
+  AND (k.expires_at IS NULL OR k.expires_at > now())
+ORDER BY k.created_at, k.id
+
+-- name: lock_sealed
+-- Nobody revokes one before the commit.
+SELECT id, project_id, sealed FROM master_keys WHERE sealed IS NOT NULL ORDER BY id FOR UPDATE
+
+-- name: replace_sealed
+UPDATE master_keys SET sealed = %(sealed)s WHERE id = %(id)s
 
 -- name: only_if_at_once
 SET LOCAL lock_timeout = '50ms'; SET LOCAL synchronous_commit = off

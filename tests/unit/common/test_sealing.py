@@ -31,6 +31,24 @@ def test_a_seal_moved_to_another_import_or_changed_does_not_open() -> None:
             Sealer(NEW).open(import_id, wrong)
 
 
+def test_a_master_key_opens_for_its_project_and_for_nothing_else() -> None:
+    sealed = Sealer(NEW).seal_master_key(IMPORT, "m" * 32)
+
+    assert Sealer(f"{OLD},{NEW}").open_master_key(IMPORT, sealed) == "m" * 32
+    assert b"mmm" not in sealed
+    assert Sealer(NEW).seal_master_key(IMPORT, "m" * 32) != sealed, "two seals are alike"
+    for sealer, project_id, wrong in (
+        (NEW, "b" * 32, sealed),
+        (OLD, IMPORT, sealed),
+        (NEW, IMPORT, sealed[:-1] + bytes([sealed[-1] ^ 1])),
+        (NEW, IMPORT, b""),
+        (NEW, IMPORT, Sealer(NEW).seal(IMPORT, KEYS)),
+    ):
+        assert Sealer(sealer).open_master_key(project_id, wrong) is None
+    with pytest.raises(Terminal):
+        Sealer(NEW).open(IMPORT, sealed)
+
+
 def test_keys_rotate_old_seals_open_until_their_key_is_taken_away() -> None:
     sealed = Sealer(OLD).seal(IMPORT, KEYS)
 

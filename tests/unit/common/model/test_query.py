@@ -357,6 +357,41 @@ def test_numbers_survive_the_json_of_a_query(numbers: list[int | float]) -> None
     assert parse_query(json.loads(json.dumps(query.as_json())), now=NOW) == query
 
 
+wanted = st.sampled_from([None, 1, True, "x", {"gt": 1}, {"gt": 2}, {"neq": 1}, {"neq": None, "exists": True}, [1, 2]])
+few_filters = st.dictionaries(st.sampled_from(["a", "a.b", "c"]), wanted, max_size=3)
+
+
+@given(
+    few_filters, few_filters, few_filters, st.dictionaries(st.sampled_from("ac"), st.sampled_from([1, 2, "x", True]))
+)
+def test_added_conditions_hold_beside_all_others_and_survive_the_json(
+    asked: Any, first: Any, second: Any, event: dict[str, Any]
+) -> None:
+    queries = [
+        parse_query({"filter": one, "timeframe": {"start": "2015-01-01"}}, now=NOW) for one in (asked, first, second)
+    ]
+    query = queries[0].also(queries[1].conditions).also(queries[2].conditions)
+    payload = json.dumps(event).encode()
+
+    assert query.matches(payload) == all(one.matches(payload) for one in queries)
+    written = json.loads(json.dumps(query.as_json()))
+    assert Query.from_json(written) == query
+    try:
+        # The version before this one reads what is stored, too: all of it, or it fails.
+        assert parse_query(written, now=NOW) == query
+    except Refusal:
+        assert isinstance(written["filter"], list)
+
+
+def test_with_added_conditions_there_are_no_more_than_with_any() -> None:
+    most = parse_query({"filter": {f"n{n}": 1 for n in range(MAX_CONDITIONS - 1)}}, now=NOW)
+    one = parse_query({"filter": {"n1": 1}}, now=NOW).conditions
+
+    assert Query.from_json(most.also(one).as_json()) == most.also(one)
+    with pytest.raises(Refusal, match="at most 100 conditions"):
+        most.also(one).also(one)
+
+
 def test_the_order_of_what_is_asked_does_not_matter() -> None:
     one = parse_query({"filter": {"a": {"gt": 1, "lt": 25.0}, "b": 1}}, now=NOW)
 
