@@ -22,9 +22,10 @@ from rich.table import Table
 from api.callers import ALL_SCOPES, create_key, create_master_key, reseal_master_keys
 from api.rendering import iso_time
 from common.errors import Refusal, Transient
-from common.ledger import collections, migrate, projects
+from common.ledger import collections, migrate, projects, registry
 from common.ledger.database import Database, DriverError, Tx
 from common.model.ids import parse_id
+from common.model.things import thing_id
 from common.sealing import Sealer
 from common.settings import SettingsError, read_setting
 from common.telemetry import configure_logs
@@ -278,6 +279,50 @@ def revoke_key(key_id: str, *, as_json: bool) -> None:
 
 # Where whoever made one looks for the way to end it.
 admin.add_command(revoke_key, "revoke-master-key")
+
+
+@admin.command("register")
+@click.argument("project")
+@click.argument("kind")
+@click.argument("id")
+@as_json
+def register(project: str, kind: str, id: str, *, as_json: bool) -> None:
+    """Register a thing that the lines of a project may name, such as a package by its UUID. Safe to run twice.
+
+    Imports that ask for it reject lines that name what is not registered.
+    """
+    with _transaction() as tx:
+        new = registry.register(tx, projects.find_project(tx, project).id, kind, id)
+    _show([{"kind": kind, "id": thing_id(id), "new": new}], as_json=as_json)
+
+
+@admin.command("unregister")
+@click.argument("project")
+@click.argument("kind")
+@click.argument("id")
+@as_json
+def unregister(project: str, kind: str, id: str, *, as_json: bool) -> None:
+    """Unregister a thing: from now on lines that name it are rejected. What is stored stays.
+
+    Where PENSTOCK_REGISTER_UNKNOWN is 1, the next line that names it registers it again.
+    """
+    with _transaction() as tx:
+        found = registry.unregister(tx, projects.find_project(tx, project).id, kind, id)
+    if not found:
+        raise click.ClickException(f"This project has no {kind[:100]!r} {id[:200]!r} registered.")
+    _show([{"kind": kind, "id": thing_id(id)}], as_json=as_json)
+
+
+@admin.command("registered")
+@click.argument("project")
+@click.option("--kind", help="Only things of this kind.")
+@as_json
+def list_registered(project: str, kind: str | None, *, as_json: bool) -> None:
+    """List what lines of a project may name."""
+    with _transaction() as tx:
+        found = registry.list_registered(tx, projects.find_project(tx, project).id, kind)
+    rows = [{"kind": row.kind, "id": row.id, "createdAt": row.created_at} for row in found]
+    _show(rows, as_json=as_json, none="Nothing is registered: penstock admin register PROJECT KIND ID does.")
 
 
 @contextmanager

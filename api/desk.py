@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,6 +11,7 @@ from api.uploads import Body, check_size, take_in
 from common.errors import Refusal
 from common.ledger import chunks, idempotency, imports, uploads
 from common.ledger.database import Tx
+from common.ledger.idempotency import Kind
 from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import LineError
@@ -148,19 +149,18 @@ class Desk:
         """Return what an earlier request with the key was told; else the key is this import's from now on."""
         if key is None:
             return None
-        sealer = self._runtime.sealer
-        made = idempotency.use_key(
-            tx, project_id=caller.project_id, key=key, fingerprint=sealer.fingerprint(asked), import_id=import_id
-        )
+        sealer, once = self._runtime.sealer, {"project_id": caller.project_id, "key": key}
+        is_same = partial(sealer.has_fingerprint, asked)
+        made = idempotency.find_made(tx, Kind.IMPORT, **once, is_same=is_same)
         if made is None:
+            fingerprint = sealer.fingerprint(asked)
+            idempotency.note_made(tx, Kind.IMPORT, **once, fingerprint=fingerprint, made=import_id)
             return None
-        if not sealer.has_fingerprint(asked, made.fingerprint):
-            raise idempotency.key_reused()
-        if uploads.is_body_awaited(tx, made.import_id):
+        if uploads.is_body_awaited(tx, made):
             # The first one may yet break off, and then there is no answer to give again.
             text = "A request with this Idempotency-Key is under way: its body is still coming. Ask again later."
             raise Refusal("request_under_way", text, retryAfter=_UNDER_WAY_RETRY_SECONDS)
-        return imports.read_status(tx, made.import_id, caller.project_id).as_admitted()
+        return imports.read_status(tx, made, caller.project_id).as_admitted()
 
     def _admit(self, tx: Tx, caller: Caller, spec: ImportSpec, import_id: str, *, free: bool) -> ImportStatus:
         settings = self._runtime.settings
@@ -187,19 +187,27 @@ class Desk:
         It holds no event, so whoever knows the id may read it, whatever events they may see.
         """
         caller.require(PUSH, QUERY, FILTERED_QUERY)
-        found = parse_id(import_id)
-        if found is None:
-            raise unknown_import(import_id)
-        status = self._read(caller, found)
+        status = self._read(caller, import_id)
         # Not before: a stranger's requests do not stand among the lines of an import.
         bind(import_id=status.id)
-        return status
+        return self._with_progress(status)
+
+    def number_of(self, caller: Caller, import_id: str) -> int:
+        """Return the import's place in the list, to go on before it. Raises Refusal as ``read_import`` does."""
+        caller.require(PUSH, QUERY)
+        return self._read(caller, import_id).number
 
     def _read(self, caller: Caller, import_id: str) -> ImportStatus:
-        with self._runtime.database.transaction() as tx:
-            status = imports.find_status(tx, import_id, caller.project_id)
+        found = parse_id(import_id)
+        status = None
+        if found is not None:
+            with self._runtime.database.transaction() as tx:
+                status = imports.find_status(tx, found, caller.project_id)
         if status is None:
             raise unknown_import(import_id)
+        return status
+
+    def _with_progress(self, status: ImportStatus) -> ImportStatus:
         if status.state in (ImportState.RUNNING, ImportState.PAUSED):
             return replace(status, progress=self._progress(status))
         return status
@@ -209,17 +217,17 @@ class Desk:
         caller: Caller,
         *,
         before: int | None = None,
-        state: ImportState | None = None,
+        states: Collection[ImportState] | None = None,
         collection: str | None = None,
         limit: int = 50,
     ) -> ImportPage:
-        """Return a page of the project's imports."""
+        """Return a page of the project's imports: those in one of the states, where any are named."""
         caller.require(PUSH, QUERY)
         with self._runtime.database.transaction() as tx:
             ids, next_before = imports.list_imports(
-                tx, caller.project_id, before=before, state=state, collection=collection, limit=limit
+                tx, caller.project_id, before=before, states=states, collection=collection, limit=limit
             )
-        return ImportPage([self._read(caller, import_id) for import_id in ids], next_before)
+        return ImportPage([self._with_progress(self._read(caller, import_id)) for import_id in ids], next_before)
 
     def cancel_import(self, caller: Caller, import_id: str) -> ImportStatus:
         """End the import. When this returns, no further row of it can commit (P7); what is committed stays.

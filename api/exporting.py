@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -14,6 +15,7 @@ from common.completing import Completer
 from common.errors import Refusal
 from common.ledger import collections, exports, idempotency
 from common.ledger.database import TooSlow, Tx
+from common.ledger.idempotency import Kind
 from common.model.collections import unknown_collection
 from common.model.exports import ExportSpec, ExportState, ExportStatus, Fill, too_many_events, unknown_export
 from common.model.ids import new_id, parse_id
@@ -90,14 +92,13 @@ class ExportDesk:
         # The same words of a caller who sees fewer events ask for something else.
         within = json.dumps(Query(caller.conditions).as_json()) if caller.conditions else ""
         sealer, asked = self._runtime.sealer, f"{spec.as_asked()}{within}"
-        made = exports.use_key(
-            tx, project_id=caller.project_id, key=key, fingerprint=sealer.fingerprint(asked), export_id=export_id
-        )
+        once, is_same = {"project_id": caller.project_id, "key": key}, partial(sealer.has_fingerprint, asked)
+        made = idempotency.find_made(tx, Kind.EXPORT, **once, is_same=is_same)
         if made is None:
+            fingerprint = sealer.fingerprint(asked)
+            idempotency.note_made(tx, Kind.EXPORT, **once, fingerprint=fingerprint, made=export_id)
             return None
-        if not sealer.has_fingerprint(asked, made.fingerprint):
-            raise idempotency.key_reused()
-        status = exports.find_status(tx, made.export_id, caller.project_id)
+        status = exports.find_status(tx, made, caller.project_id)
         return status.as_admitted() if status else None
 
     def _admit(self, tx: Tx, caller: Caller, spec: ExportSpec, export_id: str) -> ExportStatus:
@@ -179,15 +180,15 @@ class ExportDesk:
         caller: Caller,
         *,
         before: int | None = None,
-        state: ExportState | None = None,
+        states: Collection[ExportState] | None = None,
         collection: str | None = None,
         limit: int = 50,
     ) -> ExportPage:
-        """Return a page of the project's exports."""
+        """Return a page of the project's exports: those in one of the states, where any are named."""
         caller.require(QUERY)
         with self._runtime.database.transaction() as tx:
             ids, next_before = exports.list_exports(
-                tx, caller.project_id, before=before, state=state, collection=collection, limit=limit
+                tx, caller.project_id, before=before, states=states, collection=collection, limit=limit
             )
             found = [exports.find_status(tx, export_id, caller.project_id) for export_id in ids]
         return ExportPage([status for status in found if status], next_before)

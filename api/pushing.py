@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Lookup
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from typing import NamedTuple
 
 from api.callers import PUSH, Caller
 from common.judging import LineJudge
-from common.ledger import collections, pushes
+from common.ledger import collections, pushes, registry
 from common.ledger.database import Deadlock, Tx
 from common.ledger.events import read_hash_key
-from common.ledger.rows import mapping_of, remembered_json
+from common.ledger.idempotency import Kind, find_made, note_made
+from common.ledger.rows import mapping_json, mapping_of, remembered_json
 from common.model.events import Event, Identity
 from common.model.mapping import Mapping
-from common.model.pushes import Judged, Push, Stored, Verdict, add_up, keep_one_of_each, verdicts
+from common.model.pushes import Judged, Outcome, Push, Stored, Verdict, add_up, keep_one_of_each, verdict_of, verdicts
 from common.model.rejects import RejectCode
+from common.model.things import MOST_THINGS
+from common.ruling import Known
 from common.runtime import Runtime
+from common.sealing import Sealer
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
 
 
-class _Pushed(NamedTuple):
+class Pushed(NamedTuple):
+    """What a push came to."""
+
+    #: On each line, by collection.
+    verdicts: dict[str, list[Verdict]]
+    #: Whether its idempotency key had stored the events before.
+    replayed: bool = False
+
+
+class _Part(NamedTuple):
     """What came of the lines for one collection."""
 
     verdicts: list[Verdict]
@@ -41,41 +56,76 @@ class PushDesk:
         self._runtime = runtime
 
     def push(
-        self, caller: Caller, lines: Lookup[str, Sequence[bytes]], *, mapping: Mapping
-    ) -> dict[str, list[Verdict]]:
+        self,
+        caller: Caller,
+        lines: Lookup[str, Sequence[bytes]],
+        *,
+        mapping: Mapping,
+        idempotency_key: str | None = None,
+    ) -> Pushed:
         """Store events and return what became of each: all of them in one transaction, or on an error none.
 
         ``lines`` are events by the names of their collections, which are valid, each as a line of an object would be,
         and judged as one. A new collection gets ``mapping``, any other has its own. A line without a time gets that of
         the request, by the clock of the database. Safe to repeat for lines with ids: what is stored is a duplicate; a
-        line without id gets one made of the push's number and its place, and is another event when it is sent again.
-        May block while another transaction commits the same ids.
+        line without id gets one made of the push's number and its place, and is another event when it is sent again:
+        but for a key that has stored the same lines within 24 hours, which gets the first answer and stores nothing.
+        May block while another transaction commits the same ids, or has the key. Raises Refusal
+        ``idempotency_key_reused`` where the key has made something else.
         """
         caller.require(PUSH)
-        identity = _identity(self._runtime)
+        once = None
+        if idempotency_key is not None:
+            once = _Once(self._runtime.sealer, caller.project_id, idempotency_key, _as_asked(lines, mapping))
         try:
-            pushed = self._push_once(caller, lines, mapping, identity)
+            pushed, parts = self._push_once(caller, lines, mapping, once)
         except Deadlock:
             # With an import, which goes through its keys in two passes. What it held is committed by now, or gone.
             log.info("push_deadlocked")
-            pushed = self._push_once(caller, lines, mapping, identity)
-        for part in pushed.values():
+            pushed, parts = self._push_once(caller, lines, mapping, once)
+        for part in parts:
             # So that imports take them for suspects. After the commit, since Redis may hang while rows are locked.
             self._runtime.seen.mark(part.collection_id, part.ids)
-        return {name: pushed[name].verdicts for name in lines}
+        return pushed
 
     def _push_once(
-        self, caller: Caller, lines: Lookup[str, Sequence[bytes]], mapping: Mapping, identity: Identity
-    ) -> dict[str, _Pushed]:
+        self, caller: Caller, lines: Lookup[str, Sequence[bytes]], mapping: Mapping, once: _Once | None
+    ) -> tuple[Pushed, Collection[_Part]]:
+        identity = _identity(self._runtime)
         with self._runtime.database.transaction() as tx:
+            told = once.find_verdicts(tx) if once else None
+            if told is not None:
+                return Pushed(told, replayed=True), ()
+            known = self._known(tx, caller, mapping)
             # Two pushes into the same collections meet at the first of them.
-            return {name: self._push_into(tx, caller, name, lines[name], mapping, identity) for name in sorted(lines)}
+            parts = {
+                name: self._push_into(tx, caller, name, lines[name], mapping, identity, known) for name in sorted(lines)
+            }
+            told = {name: parts[name].verdicts for name in lines}
+            if once:
+                once.note_verdicts(tx, told)
+            registry.register_named(tx, caller.project_id, known.named)
+        return Pushed(told), parts.values()
+
+    def _known(self, tx: Tx, caller: Caller, mapping: Mapping) -> Known:
+        """Return what lines may name."""
+        if not mapping.rules.references:
+            return Known()
+        registered = registry.read_registered(tx, caller.project_id)
+        return Known(registered, most=MOST_THINGS if self._runtime.settings.register_unknown else 0)
 
     def _push_into(
-        self, tx: Tx, caller: Caller, name: str, lines: Sequence[bytes], mapping: Mapping, identity: Identity
-    ) -> _Pushed:
+        self,
+        tx: Tx,
+        caller: Caller,
+        name: str,
+        lines: Sequence[bytes],
+        mapping: Mapping,
+        identity: Identity,
+        known: Known,
+    ) -> _Part:
         if not lines:
-            return _Pushed([])
+            return _Part([])
         number, at = pushes.begin_push(tx)
         collection = collections.find(tx, caller.project_id, name)
         while True:
@@ -88,10 +138,11 @@ class PushDesk:
                 import_number=number,
                 source_ordinal=0,
                 default_time=round(at.timestamp() * 1_000_000),
+                known=known,
             )
             judged = [self._judge(judge, line, place) for place, line in enumerate(lines)]
             if not any(isinstance(one, Event) for one in judged):
-                return _Pushed(verdicts(judged, {}, Stored(frozenset(), {})))  # makes no collection
+                return _Part(verdicts(judged, {}, Stored(frozenset(), {})))  # makes no collection
             if collection and collection.mapping:
                 break
             # Somebody else may make it at the same moment, with another mapping: then that one judges.
@@ -101,11 +152,38 @@ class PushDesk:
         stored = pushes.store_pushed(tx, push, [*kept.values()])
         pushes.note_push(tx, push, add_up(judged, kept, stored))
         ids = [event.event_id for event in kept.values() if event.has_id]
-        return _Pushed(verdicts(judged, kept, stored), collection.id, ids)
+        return _Part(verdicts(judged, kept, stored), collection.id, ids)
 
     def _judge(self, judge: LineJudge, line: bytes, place: int) -> Judged:
         too_long = len(line) > self._runtime.settings.max_line_bytes
         return RejectCode.LINE_TOO_LONG if too_long else judge.judge(line, place)
+
+
+class _Once(NamedTuple):
+    """A push that is to happen once: by its key, and what was asked with it."""
+
+    sealer: Sealer
+    project_id: str
+    key: str
+    asked: str
+
+    def find_verdicts(self, tx: Tx) -> dict[str, list[Verdict]] | None:
+        """Return what an earlier push with the key was told, and keep others with the key waiting."""
+        is_same = partial(self.sealer.has_fingerprint, self.asked)
+        made = find_made(tx, Kind.PUSH, project_id=self.project_id, key=self.key, is_same=is_same)
+        return {name: list(map(verdict_of, told)) for name, told in json.loads(made).items()} if made else None
+
+    def note_verdicts(self, tx: Tx, told: Lookup[str, Sequence[Verdict]]) -> None:
+        """Note what this push is told, if anything was taken: what was refused as a whole is not remembered."""
+        if any(isinstance(verdict, Outcome) for verdict in chain.from_iterable(told.values())):
+            fingerprint, made = self.sealer.fingerprint(self.asked), json.dumps(told, separators=(",", ":"))
+            note_made(tx, Kind.PUSH, project_id=self.project_id, key=self.key, fingerprint=fingerprint, made=made)
+
+
+def _as_asked(lines: Lookup[str, Sequence[bytes]], mapping: Mapping) -> str:
+    """Return a push in one form: equal texts ask for the same."""
+    texts = {name: [line.decode("latin-1") for line in sent] for name, sent in lines.items()}
+    return "push " + json.dumps([mapping_json(mapping), texts], sort_keys=True)
 
 
 @cache

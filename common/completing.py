@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,8 +43,17 @@ class Completer:
             added.append(b'%b%b"' % (self._id_begins, event_id.encode()))
         if members.time == _NULL:
             added.append(b'%b%b"' % (self._time_begins, time.encode()))
-        end = payload.rindex(b"}")
-        # Nothing but white space stands between the braces of an empty object: then no comma.
-        head = payload[:end]
-        comma = b"" if head.rstrip().endswith(b"{") else b","
-        return b"".join((head, comma, b",".join(added), payload[end:]))
+        return append(payload, b",".join(added))
+
+
+def append(payload: bytes, members: bytes) -> bytes:
+    """Return a JSON object with more members at its end, where they count; all the rest stays as it is."""
+    head, brace, rest = payload.rpartition(b"}")
+    # Nothing but white space stands between the braces of an empty object: then no comma.
+    comma = b"" if head.rstrip().endswith(b"{") else b","
+    return b"".join((head, comma, members, brace, rest))
+
+
+def spell(text: str) -> bytes:
+    """Return a name or a string as JSON, in ASCII."""
+    return json.dumps(text).encode()

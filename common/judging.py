@@ -10,6 +10,10 @@ The rules of one line, in the order in which they are asked; the first that fail
 6. ``invalid_id``, ``empty_id``, ``id_too_long``: of the first of the mapping's id names that is there and not
    null. Of a repeated key the last counts. The id is a string or an integer; 1.0 and 1e3 are no integers.
 7. ``invalid_time``: likewise, see ``parse_time``.
+8. ``event_too_large``: more bytes than the mapping's rules say.
+9. ``invalid_name`` (it holds a period), ``name_too_long``: at any depth, the first such name. Then, of the names at the
+   top, ``reserved_prefix``, ``reserved_name``. By the mapping's rules, see ``common.naming``.
+10. Last, where the mapping has rules: those of ``common.ruling``.
 
 msgspec is the judge of JSON throughout. It agrees with Postgres on every odd line tried (tests/stores), but for what
 this page adds: it does not see invalid UTF-8 in what it skips, and it refuses lone surrogates where Postgres does not.
@@ -30,6 +34,8 @@ from common.model.events import MAX_ID_BYTES, Event, Identity, derived_prefix
 from common.model.mapping import Mapping
 from common.model.rejects import RejectCode
 from common.model.times import parse_time
+from common.naming import name_judge
+from common.ruling import Known, ruling_of
 
 #: msgspec's own limit moves with the depth of Python's stack (900 to 1,000 levels were seen): ours is lower.
 MAX_DEPTH = 512
@@ -54,26 +60,41 @@ _TEXT = msgspec.json.Decoder(str)
 
 
 class LineJudge:
-    """Judges lines by the rules of one mapping. Holds no state between them."""
+    """Judges lines by the rules of one mapping. Holds no state between them but what is known."""
+
+    #: Whether an empty string counts as absent where the mapping's rules ask for a member.
+    _empty_is_absent = False
 
     def __init__(
-        self, mapping: Mapping, *, identity: Identity, import_number: int, source_ordinal: int, default_time: int
+        self,
+        mapping: Mapping,
+        *,
+        identity: Identity,
+        import_number: int,
+        source_ordinal: int,
+        default_time: int,
+        known: Known | None = None,
     ) -> None:
         """Take the rules.
 
-        ``default_time`` (microseconds since 1970) is the time of a line that holds none. OverflowError if
-        ``import_number`` or ``source_ordinal`` has more bits than an id derived from them has room for (48, 23).
+        ``default_time`` (microseconds since 1970) is the time of a line that holds none; ``known``: what lines may
+        refer to, which is told what they do. OverflowError if ``import_number`` or ``source_ordinal`` has more bits
+        than an id derived from them has room for (48, 23).
         """
         self._identity = identity
         self._prefix = derived_prefix(import_number, source_ordinal)
         self._default_time = default_time
         self._id_names, self._time_names = mapping.id_names, mapping.time_names
 
+        self._longest = mapping.rules.longest
+        self._names = name_judge(mapping.rules.names)
+
         names = tuple(dict.fromkeys((*self._id_names, *self._time_names)))
         fields = dict(zip(names, _fields_for(names), strict=True))
         self._id_fields = [attrgetter(fields[name]) for name in self._id_names]
         self._time_fields = [attrgetter(fields[name]) for name in self._time_names]
         self._typed = _typed_decoder(names)
+        self._ruling = ruling_of(mapping.rules, known, empty_is_absent=self._empty_is_absent)
 
     def judge(self, payload: bytes, offset: int) -> Event | RejectCode:
         """Return the event that a line is, without its line end and not blank, or why it is none.
@@ -97,7 +118,8 @@ class LineJudge:
         time = self._default_time if time_value is None else parse_time(time_value)
         if time is None:
             return RejectCode.INVALID_TIME
-        return Event(event_id, id_value is not None, offset, time, NUL in payload, payload)
+        event = Event(event_id, id_value is not None, offset, time, NUL in payload, payload)
+        return self._judge_form(payload) or self._ruled(event)
 
     def _read(self, payload: bytes) -> tuple[Any, Any] | RejectCode:
         """Return a line's id and time as they stand in it (None: it has none), or why it cannot be read."""
@@ -152,6 +174,16 @@ class LineJudge:
         if type(value) is int:
             return self._identity.of_integer(value) if -_HUGE // 10 < value < _HUGE else RejectCode.ID_TOO_LONG
         return RejectCode.INVALID_ID
+
+    def _ruled(self, event: Event) -> Event | RejectCode:
+        """Return an event as the rules of the mapping have it, or why it is none. Nothing is asked after it."""
+        return event if self._ruling is None else self._ruling.judge(event)
+
+    def _judge_form(self, payload: bytes) -> RejectCode | None:
+        """Return why an object is not taken for its size or its names; None where it is."""
+        if self._longest is not None and len(payload) > self._longest:
+            return RejectCode.EVENT_TOO_LARGE
+        return self._names.judge(payload) if self._names else None
 
 
 def _fields_for(names: Sequence[str]) -> list[str]:

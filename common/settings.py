@@ -97,6 +97,11 @@ class Settings:
     max_ratio: int = setting(
         "How many times its size a compressed object may grow to, looked at after the first 64 MiB.", 1000
     )
+    register_unknown: int = setting(
+        "1: a UUID that a line or a path names and nobody registered is registered by that; 0: it is unknown.",
+        0,
+        least=0,
+    )
     auth_failures: int = setting(
         "Requests a minute that an address may send with a wrong key, a tenth of it with one key's id; 0: no limit.",
         100,

@@ -15,10 +15,15 @@ from common.model.formats import Compression, Format
 from common.model.imports import Credentials, ImportSpec
 from common.model.mapping import Mapping
 from common.model.query import Query, parse_query
+from common.model.rules import NameRules, Rules
 from common.model.sources import SourceKind, parse_s3_url
 
+RULES = Rules(
+    longest=64 * 1024,
+    names=NameRules(longest=255, periods=False, reserved=("_id",), reserved_prefixes=("tp_",)),
+)
 #: Connect's events have ``id`` and ``timestamp``; lines written for other importers are read as well.
-MAPPING = Mapping(id_names=("id", "$unique_id"), time_names=("timestamp", "$time"))
+MAPPING = Mapping(id_names=("id", "$unique_id"), time_names=("timestamp", "$time"), rules=RULES)
 
 
 #: Exported events have both, also those that came without.

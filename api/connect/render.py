@@ -55,7 +55,7 @@ def import_status(status: ImportStatus, errors: Iterable[LineError]) -> dict[str
         "percentComplete": status.percent,
         "insertRate": f"{status.events_per_second}/s",
         "error": _error(status),
-        "eventErrors": [{"index": error.index, "error": error.code.sentence} for error in errors],
+        "eventErrors": [{"index": error.index, "error": _sentence(error.code, "The line")} for error in errors],
     }
 
 
@@ -92,7 +92,12 @@ def results(events: Iterable[bytes]) -> Iterator[bytes]:
 def pushed_event(verdict: Verdict) -> None:
     """Raise Refusal where the event of a request was not taken; of one that was, duplicate or not, nothing is said."""
     if isinstance(verdict, RejectCode):
-        raise _NOT_TAKEN.get(verdict, partial(Refusal, "invalid_event"))(_sentence(verdict))
+        raise not_taken(verdict)
+
+
+def not_taken(code: RejectCode) -> Refusal:
+    """Return the answer to an event, the only one of its request, that was not taken."""
+    return _NOT_TAKEN.get(code, partial(Refusal, "invalid_event"))(_sentence(code, "The event"))
 
 
 def pushed_batch(
@@ -110,15 +115,22 @@ def _item(verdict: Verdict | Refusal) -> dict[str, Any]:
     if isinstance(verdict, Refusal):
         return {"success": False, "message": verdict.public}
     if isinstance(verdict, RejectCode):
-        return {"success": False, "message": _sentence(verdict)}
+        return {"success": False, "message": _sentence(verdict, "The event")}
     return {"success": True, "duplicate": True} if verdict is Outcome.DUPLICATE else {"success": True}
 
 
-def _sentence(code: RejectCode) -> str:
-    """Return the sentence of a code for an event that was no line of a file."""
-    return code.sentence.replace("The line", "The event")
+def _sentence(code: RejectCode, what: str) -> str:
+    """Return the vendor's words for a code, or ours: of a line of a file, or an event that was none."""
+    return _WORDS.get(code) or code.sentence.replace("The line", what)
 
 
+_WORDS = {
+    RejectCode.EVENT_TOO_LARGE: "Maximum event size of 64kb exceeded.",
+    RejectCode.INVALID_NAME: "Property names cannot contain a period (.).",
+    RejectCode.NAME_TOO_LONG: "Property names cannot be longer than 255 characters.",
+    RejectCode.RESERVED_PREFIX: "Property names starting with tp_ are reserved and cannot be set.",
+    RejectCode.RESERVED_NAME: "The property name _id is reserved and cannot be set.",
+}
 #: Of an event's own field, or of all of it; any other code is 400 and a message.
 _NOT_TAKEN = {
     **dict.fromkeys(
@@ -126,7 +138,7 @@ _NOT_TAKEN = {
         partial(Refusal, "invalid_field", field="id"),
     ),
     RejectCode.INVALID_TIME: partial(Refusal, "invalid_field", field="timestamp"),
-    RejectCode.LINE_TOO_LONG: partial(Refusal, "event_too_large"),
+    **dict.fromkeys((RejectCode.LINE_TOO_LONG, RejectCode.EVENT_TOO_LARGE), partial(Refusal, "event_too_large")),
 }
 
 

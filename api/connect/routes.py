@@ -27,6 +27,7 @@ from api.web import (
 )
 from common.errors import Refusal, Transient
 from common.model.collections import check_collection
+from common.model.rejects import RejectCode
 
 blueprint = Blueprint("connect", __name__)
 
@@ -52,14 +53,13 @@ def push_event(collection: str) -> ResponseReturnValue:
     """Store an event. One whose id is stored already changes nothing, and the answer is the same."""
     caller = _caller()
     try:
-        body = read_body(most=events.MAX_EVENT_BODY)
+        event = events.read_event(read_body(most=events.MAX_EVENT_BODY))
     except RequestEntityTooLarge:
-        raise events.too_large() from None
-    event = events.read_event(body)
+        raise render.not_taken(RejectCode.EVENT_TOO_LARGE) from None
     lines = {check_collection(collection): [event]}
-    (verdict,) = PushDesk(runtime()).push(caller, lines, mapping=parse.MAPPING)[collection]
-    render.pushed_event(verdict)
-    return "", 200, {"Content-Type": "application/json"}
+    pushed = PushDesk(runtime()).push(caller, lines, mapping=parse.MAPPING, idempotency_key=idempotency_key())
+    render.pushed_event(pushed.verdicts[collection][0])
+    return "", 200, {"Content-Type": "application/json", **replayed_header(pushed)}
 
 
 @blueprint.post("/events")
@@ -69,8 +69,8 @@ def push_events() -> ResponseReturnValue:
     caller = _caller()
     batch = events.read_batch(read_body(most=events.MAX_BATCH_BODY))
     lines = {name: [event for event in found if isinstance(event, bytes)] for name, found in batch.items()}
-    pushed = PushDesk(runtime()).push(caller, lines, mapping=parse.MAPPING)
-    return render.pushed_batch(batch, pushed)
+    pushed = PushDesk(runtime()).push(caller, lines, mapping=parse.MAPPING, idempotency_key=idempotency_key())
+    return render.pushed_batch(batch, pushed.verdicts), 200, replayed_header(pushed)
 
 
 @blueprint.get("/events/<collection>/export")

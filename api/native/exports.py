@@ -49,7 +49,7 @@ def list_exports(asked: dict[str, Any]) -> ResponseReturnValue:
     page = _desk().list_exports(
         g.caller,
         before=asked.get("cursor"),
-        state=asked.get("status"),
+        states=asked.get("status"),
         collection=asked.get("collection"),
         limit=asked["limit"],
     )

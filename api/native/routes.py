@@ -125,7 +125,7 @@ def list_imports(asked: dict[str, Any]) -> ResponseReturnValue:
     page = desk().list_imports(
         g.caller,
         before=asked.get("cursor"),
-        state=asked.get("status"),
+        states=asked.get("status"),
         collection=asked.get("collection"),
         limit=asked["limit"],
     )

@@ -218,12 +218,15 @@ class ExportRequest(Schema):
     )
 
 
+_STATES = {"description": "The parameter once for each status that may be listed. Left out: any."}
+
+
 class ExportsQuery(Schema):
     """Which exports to list."""
 
     cursor = fields.Integer(validate=validate.Range(1, 2**62))
     limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
-    status = fields.Enum(ExportState, by_value=True)
+    status = fields.List(fields.Enum(ExportState, by_value=True), metadata=_STATES)
     collection = fields.String(validate=validate.Regexp(r"[^\x00-\x1f/]{1,255}\Z"))
 
 
@@ -232,7 +235,7 @@ class ListQuery(Schema):
 
     cursor = fields.Integer(validate=validate.Range(1, 2**62))
     limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
-    status = fields.Enum(ImportState, by_value=True)
+    status = fields.List(fields.Enum(ImportState, by_value=True), metadata=_STATES)
     collection = fields.String(validate=validate.Regexp(r"[^\x00-\x1f/]{1,255}\Z"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ from common.errors import Refusal, Terminal
 from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.filtering import select_events
-from common.ledger.idempotency import hold_key, key_reused
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import hex_id
@@ -325,14 +324,13 @@ def list_exports(
     project_id: str,
     *,
     before: int | None = None,
-    state: ExportState | None = None,
+    states: Collection[ExportState] | None = None,
     collection: str | None = None,
     limit: int,
 ) -> tuple[list[str], int | None]:
     """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
-    rows = tx.all(
-        _SQL["list_exports"], project_id=project_id, before=before, state=state, collection=collection, limit=limit
-    )
+    values = {"states": None if states is None else [*states], "before": before, "collection": collection}
+    rows = tx.all(_SQL["list_exports"], project_id=project_id, limit=limit, **values)
     return [hex_id(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
 
 
@@ -369,33 +367,6 @@ def expired_secrets(tx: Tx) -> list[str]:
 def delete_stale_secrets(tx: Tx) -> int:
     """Delete the secrets that nothing needs any more, and return how many there were."""
     return tx.run(_SQL["delete_stale_export_secrets"])
-
-
-class Made(NamedTuple):
-    """What a key has made before."""
-
-    fingerprint: bytes
-    export_id: str
-
-
-def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, export_id: str) -> Made | None:
-    """Note that the key makes this export; or return what it has made before. As with imports' keys.
-
-    Raises Refusal ``idempotency_key_reused`` where it has made an import.
-    """
-    values = {"project_id": project_id, "key": key}
-    hold_key(tx, **values)
-    if tx.one(_SQL["has_made_import"], **values).made:
-        raise key_reused()
-    if tx.one(_SQL["insert_export_key"], **values, fingerprint=fingerprint, export_id=export_id):
-        return None
-    row = tx.one(_SQL["read_export_key"], **values)
-    return Made(bytes(row.fingerprint), hex_id(row.export_id))
-
-
-def delete_old_keys(tx: Tx) -> int:
-    """Delete keys past their day, and return how many there were."""
-    return tx.run(_SQL["delete_old_export_keys"])
 
 
 def _forget_secret(tx: Tx, export_id: str) -> None:

@@ -1,50 +1,57 @@
-"""Idempotency keys: what a caller's key has made already, for 24 hours (the customary time; the design's)."""
+"""Idempotency keys: what a caller's key has made already, for 24 hours (the customary time; the design's).
+
+A key is unique in its project, whatever it has made. Each kind of thing has a table of its own.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from enum import StrEnum
 
 from common.errors import Refusal
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
-from common.ledger.rows import hex_id
 
 _SQL = load_queries("idempotency")
 
 
-class Made(NamedTuple):
-    """What an earlier request with the same key asked for, and the import it made."""
+class Kind(StrEnum):
+    """What a key makes."""
 
-    fingerprint: bytes
-    import_id: str
-
-
-def key_reused() -> Refusal:
-    """Return the answer to a key that has made something else."""
-    text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
-    return Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+    IMPORT = "import"
+    EXPORT = "export"
+    PUSH = "push"
 
 
-def hold_key(tx: Tx, *, project_id: str, key: str) -> None:
-    """Keep others with the key waiting until the transaction ends: what it makes may stand in either of two tables."""
-    tx.run(_SQL["hold_key"], project_id=project_id, key=key)
+_NOTE = {Kind.IMPORT: _SQL["note_import"], Kind.EXPORT: _SQL["note_export"], Kind.PUSH: _SQL["note_push"]}
+_DELETE_OLD = (_SQL["delete_old_import_keys"], _SQL["delete_old_export_keys"], _SQL["delete_old_push_keys"])
 
 
-def use_key(tx: Tx, *, project_id: str, key: str, fingerprint: bytes, import_id: str) -> Made | None:
-    """Note that the key makes this import; or return what it has made before.
+def find_made(tx: Tx, kind: Kind, *, project_id: str, key: str, is_same: Callable[[bytes], bool]) -> str | None:
+    """Return what the key has made, as it was noted; None where it has made nothing.
 
-    To be followed, in the same transaction, by the import's row: a request that is refused must not be remembered.
-    Blocks while another request with the key is under way. Raises Refusal ``idempotency_key_reused`` where it has made
-    an export.
+    Keeps others with the key waiting until the transaction ends, and blocks while one of them is under way. Raises
+    Refusal ``idempotency_key_reused`` where the key has made something of another kind, or of another request:
+    ``is_same`` tells that by the fingerprint that was noted.
     """
     values = {"project_id": project_id, "key": key}
-    hold_key(tx, **values)
-    if tx.one(_SQL["has_made_export"], **values).made:
-        raise key_reused()
-    if tx.one(_SQL["insert_idempotency_key"], **values, fingerprint=fingerprint, import_id=import_id):
+    tx.run(_SQL["hold_key"], **values)
+    row = tx.one(_SQL["find_made"], **values)
+    if row is None:
         return None
-    row = tx.one(_SQL["read_idempotency_key"], **values)
-    return Made(bytes(row.fingerprint), hex_id(row.import_id))
+    if row.kind != kind or not is_same(bytes(row.fingerprint)):
+        text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
+        raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+    return str(row.made)
+
+
+def note_made(tx: Tx, kind: Kind, *, project_id: str, key: str, fingerprint: bytes, made: str) -> None:
+    """Note what the key makes: an import or an export by its id, or the verdicts on a push's events as JSON.
+
+    To be called after ``find_made``, in the transaction that makes it: what is refused must not be remembered.
+    """
+    values = {"project_id": project_id, "key": key, "fingerprint": fingerprint, "made": made}
+    tx.run(_NOTE[kind], **values)
 
 
 def forget_key_of_broken_upload(tx: Tx, import_id: str) -> None:
@@ -54,4 +61,4 @@ def forget_key_of_broken_upload(tx: Tx, import_id: str) -> None:
 
 def delete_old_keys(tx: Tx) -> int:
     """Delete keys past their day, and return how many there were."""
-    return tx.run(_SQL["delete_old_idempotency_keys"])
+    return sum(map(tx.run, _DELETE_OLD))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -281,14 +281,13 @@ def list_imports(
     project_id: str,
     *,
     before: int | None = None,
-    state: ImportState | None = None,
+    states: Collection[ImportState] | None = None,
     collection: str | None = None,
     limit: int,
 ) -> tuple[list[str], int | None]:
     """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
-    rows = tx.all(
-        _SQL["list_imports"], project_id=project_id, before=before, state=state, collection=collection, limit=limit
-    )
+    values = {"states": None if states is None else [*states], "before": before, "collection": collection}
+    rows = tx.all(_SQL["list_imports"], project_id=project_id, limit=limit, **values)
     return [hex_id(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
 
 

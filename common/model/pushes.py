@@ -30,6 +30,11 @@ Judged: TypeAlias = Event | RejectCode
 Verdict: TypeAlias = Outcome | RejectCode
 
 
+def verdict_of(text: str) -> Verdict:
+    """Return the verdict that was written so."""
+    return Outcome(text) if text in list(Outcome) else RejectCode(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Push:
     """The events of one request for one collection, and their place among imports."""

@@ -27,6 +27,13 @@ class RejectCode(StrEnum):
     QUOTED_LINE_BREAK = "quoted_line_break"
     RAGGED_ROW = "ragged_row"
     INVALID_VALUE = "invalid_value"
+    EVENT_TOO_LARGE = "event_too_large"
+    INVALID_NAME = "invalid_name"
+    NAME_TOO_LONG = "name_too_long"
+    RESERVED_PREFIX = "reserved_prefix"
+    RESERVED_NAME = "reserved_name"
+    MISSING_MEMBER = "missing_member"
+    UNKNOWN_REFERENCE = "unknown_reference"
 
     @property
     def sentence(self) -> str:
@@ -51,6 +58,14 @@ _SENTENCES = {
     RejectCode.QUOTED_LINE_BREAK: "A quote is not closed on its line: line breaks inside a value are not taken here.",
     RejectCode.RAGGED_ROW: "The row has more or fewer cells than the header has columns.",
     RejectCode.INVALID_VALUE: "A cell is not of its column's type: a number as JSON writes it, or true or false.",
+    RejectCode.EVENT_TOO_LARGE: "The event has more bytes than this import takes.",
+    RejectCode.INVALID_NAME: "The name of a member holds a period, which this import does not take.",
+    RejectCode.NAME_TOO_LONG: "The name of a member is longer than this import takes.",
+    RejectCode.RESERVED_PREFIX: "The name of a member begins with letters that are reserved.",
+    RejectCode.RESERVED_NAME: "The name of a member is reserved.",
+    RejectCode.MISSING_MEMBER: "The line lacks a member that this kind of import requires, or it is null.",
+    RejectCode.UNKNOWN_REFERENCE: "A member that has to hold the id of something registered in this project is absent, "
+    "is no string, or holds another id.",
 }
 
 

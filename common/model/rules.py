@@ -40,7 +40,7 @@ class Rules:
     #: Bytes of a line.
     longest: int | None = None
     names: NameRules | None = None
-    #: Members that a line must have, each by one of its names, and not null.
+    #: Members that a line must have, each by one of its names, and not null. One that it is given counts.
     required: tuple[tuple[str, ...], ...] = ()
     #: A line must have one of them at least (one that it is given counts), and each that it has must be registered.
     references: tuple[Reference, ...] = ()

@@ -83,6 +83,8 @@ def environment(servers: Servers, *, port: int, api: str, settings: Mapping[str,
         "PENSTOCK_OWN_EXPORT_BUCKETS": "*" if servers.pids["s3"] else "",
         # Nor are there any roles: every one opens what the stack's own key does.
         "PENSTOCK_ROLES": _any_role(servers) if servers.pids["s3"] else "",
+        # Nobody has to register anything before a first try.
+        "PENSTOCK_REGISTER_UNKNOWN": "1",
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",

@@ -292,7 +292,7 @@ def test_a_base_url_stands_above_what_a_proxy_says(settings: Settings, stage: St
 # --- idempotency keys
 
 
-def test_an_idempotency_key_makes_one_import_on_all_wires(client: FlaskClient, stage: Stage, key: str) -> None:
+def test_an_idempotency_key_makes_one_thing_on_all_wires(client: FlaskClient, stage: Stage, key: str) -> None:
     once = {"Idempotency-Key": "once"}
     url = stage.put(b"").url
     s3 = {"collection": "c", "s3Path": url, "s3AccessKeyId": "AK", "s3SecretAccessKey": "S"}
@@ -304,12 +304,15 @@ def test_an_idempotency_key_makes_one_import_on_all_wires(client: FlaskClient, s
     other = client.post("/api/imports", json=asked, headers=native)
     mapping = {"id": ["id", "$unique_id"], "time": ["timestamp", "$time"]}
     lines = {"format": "ndjson", "compression": "none"}
-    same = client.post("/api/imports", json={**asked, **lines, "mapping": mapping}, headers=native)
+    mapped = client.post("/api/imports", json={**asked, **lines, "mapping": mapping}, headers=native)
+    pushed = client.post("/events/c", data=b"{}", headers=connect)
+    again = client.post("/event-import", json=s3, headers=connect)
 
-    assert (first.status_code, same.status_code, other.status_code) == (201, 201, 422)
-    assert same.headers["Idempotent-Replayed"] == "true"
-    assert first.headers["Location"].endswith(same.get_json()["id"]), "another import"
-    assert other.get_json()["code"] == "idempotency_key_reused", "its lines would be read in another way"
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert (first.headers["Location"], "true") == (again.headers["Location"], again.headers["Idempotent-Replayed"])
+    for refused in (other, mapped):
+        assert refused.get_json()["code"] == "idempotency_key_reused", "its lines would be read by other rules"
+    assert (other.status_code, mapped.status_code, pushed.status_code) == (422, 422, 422)
 
 
 # --- health

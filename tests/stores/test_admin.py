@@ -392,3 +392,25 @@ def test_a_collection_gets_an_index_of_its_own_and_gives_it_back(admin: Admin, s
     result = admin("index-time", stage.caller.project_id, "unknown")
     assert result.exit_code == 1
     assert "no collection" in result.output
+
+
+def test_things_are_registered_listed_and_unregistered(admin: Admin, project: str) -> None:
+    thing = "0000000A-000a-4000-8000-00000000000b"
+    made = [lines(admin("register", project, *of))[0] for of in (("package", thing), ("package", thing.lower()))]
+
+    assert made == [{"kind": "package", "id": thing.lower(), "new": new} for new in (True, False)]
+    assert lines(admin("register", project, "pixel", "word"))
+    listed = lines(admin("registered", project))
+    assert [(row["kind"], row["id"]) for row in listed] == [("package", thing.lower()), ("pixel", "word")]
+    assert lines(admin("registered", project, "--kind", "pixel")) == listed[1:]
+    assert listed[0]["createdAt"].endswith("Z")
+
+    assert lines(admin("unregister", project, "package", thing)) == [{"kind": "package", "id": thing.lower()}]
+    assert lines(admin("registered", project)) == listed[1:]
+    again, odd = admin("unregister", project, "package", thing), admin("register", project, "Package", "x")
+    assert (again.exit_code, odd.exit_code) == (1, 1)
+    assert "registered" in again.stderr
+    assert "a-z" in odd.stderr
+    assert (
+        lines(admin("registered", f"{lines(admin('create-project', uuid.uuid4().hex[:8]))[0]['project']['id']}")) == []
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 
 from api.desk import Started
-from common.errors import Refusal
+from api.pushing import PushDesk, Pushed
+from common.errors import Refusal, Transient
+from common.model.exports import Destination, ExportSpec
 from common.model.formats import Compression, Format
 from common.model.imports import Credentials, IfSeen, ImportSpec, ImportState
 from common.model.mapping import Mapping
+from common.model.pushes import Outcome
+from common.model.rejects import RejectCode
 from common.model.sources import SourceKind, SourceRef
 from common.sealing import Sealer
 from tests.stage import Stage, event, ndjson
@@ -28,6 +33,17 @@ KEYS = Credentials("caller-key", "caller-secret")
 def ask(stage: Stage, key: str | None = "once", **spec: Any) -> Started:
     asked = ImportSpec(**{"collection": "events", "source": SourceRef("b", "k"), "mapping": Mapping(), **spec})
     return stage.desk.start_import(stage.caller, replace(asked, credentials=KEYS), idempotency_key=key)
+
+
+def push(stage: Stage, *lines: bytes, key: str = "once", mapping: Mapping | None = None, **more: list[bytes]) -> Pushed:
+    asked = {"events": list(lines), **more}
+    return PushDesk(stage.runtime).push(stage.caller, asked, mapping=mapping or Mapping(), idempotency_key=key)
+
+
+def refusal_of(request: Callable[[], object]) -> str:
+    with pytest.raises(Refusal) as refused:
+        request()
+    return refused.value.code
 
 
 def count(stage: Stage) -> int:
@@ -114,20 +130,98 @@ def test_a_repeated_request_is_answered_before_a_full_house(stage: Stage) -> Non
     assert stage.runtime.slots.take(stage.caller.project_id, first.status.id, limit=1), "the first lost its slot"
 
 
+def test_a_push_is_stored_once_and_told_the_same_though_its_events_have_no_ids(stage: Stage) -> None:
+    lines = [b'{"n":1}', b"[]", b'{"$unique_id":"a"}', b'{"$unique_id":"a","n":2}']
+    first = push(stage, *lines, others=[b'{"n":3}'], none=[])
+    again = push(stage, *lines, others=[b'{"n":3}'], none=[])
+
+    taken = [Outcome.STORED, RejectCode.NOT_AN_OBJECT, Outcome.STORED, Outcome.DUPLICATE]
+    assert first == Pushed({"events": taken, "others": [Outcome.STORED], "none": []})
+    assert again == first._replace(replayed=True)
+    assert [type(verdict) for verdict in again.verdicts["events"]] == [type(verdict) for verdict in taken]
+    assert [row.payload for row in stage.rows("events")] == [lines[0], lines[2]]
+    assert not push(stage, *lines, key="another").replayed
+    assert len(stage.rows("events")) == 3
+
+
+def test_a_key_that_pushed_other_events_is_refused_and_stores_nothing(stage: Stage) -> None:
+    push(stage, b'{"n":1}')
+    for other in (
+        lambda: push(stage, b'{"n":2}'),
+        lambda: push(stage, b'{"n":1}', b'{"n":1}'),
+        lambda: push(stage, b'{"n":1}', others=[b'{"n":1}']),
+        lambda: push(stage, events2=[b'{"n":1}']),
+        lambda: push(stage, b'{"n":1}', mapping=Mapping(id_names=("n",))),
+        lambda: push(stage, b'{"n":"\xff"}'),
+    ):
+        assert refusal_of(other) == "idempotency_key_reused"
+    assert len(stage.rows("events")) == 1
+
+
+def test_pushes_that_come_together_store_their_events_once(stage: Stage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: push(stage, b'{"n":1}'), range(16)))
+
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert all(answer.verdicts == {"events": [Outcome.STORED]} for answer in answers)
+    assert len(stage.rows("events")) == 1
+
+
+def test_a_push_of_which_nothing_was_taken_is_not_remembered(stage: Stage) -> None:
+    for _ in range(2):
+        assert push(stage, b"[]") == Pushed({"events": [RejectCode.NOT_AN_OBJECT]})
+    assert push(stage, b"{}") == Pushed({"events": [Outcome.STORED]})
+
+
+def test_a_push_that_broke_off_is_not_remembered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise Transient("broken off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("api.pushing.note_made", fail)
+        with pytest.raises(Transient):
+            push(stage, b'{"n":1}')
+    assert stage.query("SELECT FROM collections WHERE project_id = %(id)s", id=stage.caller.project_id) == []
+    assert not push(stage, b'{"n":1}').replayed
+
+
+@pytest.mark.parametrize("first", ["import", "export", "push"])
+def test_a_key_makes_things_of_one_kind_only(stage: Stage, first: str) -> None:
+    stage.run(ndjson(event("a")))
+    asked = ExportSpec("events", Destination("b", "k/"), credentials=KEYS)
+    makes: dict[str, Callable[[], Any]] = {
+        "import": lambda: ask(stage),
+        "export": lambda: stage.export_desk.start_export(stage.caller, asked, idempotency_key="once"),
+        "push": lambda: push(stage, b'{"n":1}'),
+    }
+
+    assert not makes[first]().replayed
+    assert [refusal_of(make) for kind, make in makes.items() if kind != first] == ["idempotency_key_reused"] * 2
+    assert makes[first]().replayed
+
+
 def test_a_key_is_free_again_after_a_day(stage: Stage) -> None:
-    first = ask(stage)
-    age = "UPDATE idempotency_keys SET created_at = now() - interval '%s' WHERE project_id = %%(id)s RETURNING key"
-    stage.query(age % "23 hours 59 minutes", id=stage.caller.project_id)
-    sweep(stage.runtime)
-    assert ask(stage).replayed
+    stage.run(ndjson(event("a")))
+    asked = ExportSpec("events", Destination("b", "k/"), credentials=KEYS)
+    for table, make in {
+        "idempotency_keys": lambda: ask(stage).replayed,
+        "export_keys": lambda: stage.export_desk.start_export(stage.caller, asked, idempotency_key="once").replayed,
+        "push_keys": lambda: push(stage, b'{"n":1}').replayed,
+    }.items():
+        age = f"UPDATE {table} SET created_at = now() - interval '%s' WHERE project_id = %%(id)s RETURNING key"
+        assert not make(), "a key past its day, of another kind"
+        stage.query(age % "23 hours 59 minutes", id=stage.caller.project_id)
+        sweep(stage.runtime)
+        assert make()
 
-    stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
-    second = ask(stage, collection="others")
-    assert (second.replayed, second.status.id == first.status.id) == (False, False)
+        stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
+        assert not make()
+        assert make()
 
-    stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
+        stage.query(age % "24 hours 1 second", id=stage.caller.project_id)
     sweep(stage.runtime)
-    assert stage.query("SELECT key FROM idempotency_keys WHERE project_id = %(id)s", id=stage.caller.project_id) == []
+    for table in ("idempotency_keys", "export_keys", "push_keys"):
+        assert stage.query(f"SELECT key FROM {table} WHERE project_id = %(id)s", id=stage.caller.project_id) == []
 
 
 def test_a_fingerprint_survives_the_rotation_of_its_key_and_tells_nothing_without_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
@@ -233,7 +234,7 @@ def test_a_planner_that_lost_its_lease_writes_nothing(stage: Stage, monkeypatch:
 def test_ids_of_another_project_are_unknown(stage: Stage, settings: object) -> None:
     other = Stage(stage.settings, stage.bucket)
     import_id = other.start(b"")
-    for ask in (stage.desk.read_import, stage.desk.cancel_import, stage.desk.list_errors):
+    for ask in (stage.desk.read_import, stage.desk.cancel_import, stage.desk.list_errors, stage.desk.number_of):
         with pytest.raises(Refusal) as refused:
             ask(stage.caller, import_id)
         assert refused.value.code == "not_found"
@@ -336,7 +337,38 @@ def test_the_list_goes_backwards_in_pages(stage: Stage) -> None:
 
     assert seen == started[::-1]
     assert len(stage.desk.list_imports(stage.caller, collection="c1").items) == 2
-    assert stage.desk.list_imports(stage.caller, state=ImportState.FAILED).items == []
+    assert stage.desk.list_imports(stage.caller, states=[ImportState.FAILED]).items == []
+
+
+@pytest.mark.parametrize(
+    ("states", "listed"),
+    [
+        (None, [2, 1, 0]),
+        ([], []),
+        ({ImportState.COMPLETED}, [1]),
+        ((ImportState.PENDING, ImportState.COMPLETED), [2, 1]),
+        (ImportState, [2, 1, 0]),
+    ],
+)
+def test_the_list_has_the_imports_of_the_states_that_are_named(
+    stage: Stage, states: Collection[ImportState] | None, listed: list[int]
+) -> None:
+    cancelled = stage.desk.cancel_import(stage.caller, stage.start(b""))
+    started = [cancelled.id, stage.run(ndjson(event("a"))).id, stage.start(b"")]
+
+    page = stage.desk.list_imports(stage.caller, states=states)
+    assert [item.id for item in page.items] == [started[at] for at in listed]
+
+
+def test_the_list_goes_on_before_an_import_that_is_named_by_its_id(stage: Stage) -> None:
+    first, second = stage.start(b""), stage.start(b"")
+
+    page = stage.desk.list_imports(stage.caller, before=stage.desk.number_of(stage.caller, second))
+    assert [item.id for item in page.items] == [first]
+    for unknown in ("f" * 32, "no id"):
+        with pytest.raises(Refusal) as refused:
+            stage.desk.number_of(stage.caller, unknown)
+        assert refused.value.code == "not_found"
 
 
 def test_a_mistake_of_ours_in_planning_gives_the_plan_back_and_ends_after_so_many(

@@ -37,7 +37,8 @@ def push(stage: Stage, *events: dict[str, Any] | bytes, worker: Runtime | None =
     """Push events into one collection, and return the verdicts."""
     name, mapping = more.get("collection", "events"), more.get("mapping", Mapping())
     given_lines = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
-    return PushDesk(worker or stage.runtime).push(stage.caller, {name: given_lines}, mapping=mapping)[name]
+    pushed = PushDesk(worker or stage.runtime).push(stage.caller, {name: given_lines}, mapping=mapping)
+    return pushed.verdicts[name]
 
 
 def listed(stage: Stage, name: str = "events") -> Any:
@@ -307,7 +308,7 @@ def test_a_push_waits_before_it_holds_what_comes_later_in_the_order(stage: Stage
                 for name, one in (("a", large), ("b", small))
             ]
             told = [one.result(timeout=5) for one in overtaking]
-        verdicts = asked.result()
+        verdicts = asked.result().verdicts
         blocker.database.close()
 
     assert told == [[Outcome.STORED], [Outcome.STORED]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -17,6 +18,7 @@ from common import objects
 from common.errors import PenstockError, Refusal, Transient
 from common.ledger import imports, leases, uploads
 from common.ledger.database import CommitUnknown, Tx
+from common.model.chunks import Counts
 from common.model.formats import Compression, Format
 from common.model.imports import Credentials, ImportSpec, ImportState
 from common.model.mapping import Mapping
@@ -149,12 +151,33 @@ def test_the_object_is_the_body_byte_for_byte_in_parts_that_s3_takes(stage: Stag
     assert len(b"x" * 65536 * 200) > PART
 
 
-def test_an_empty_body_is_an_import_of_nothing(stage: Stage) -> None:
-    started = send(stage, Sent(()))
-    finish(stage, started.status.id)
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ((), {}),
+        ((), {"compression": Compression.GZIP}),
+        ((), {"compression": Compression.ZSTD}),
+        ((), {"format": Format.NDJSON, "compression": Compression.NONE}),
+        ((), {"format": Format.CSV}),
+        ((), {"format": Format.JSON}),
+        ((gzip.compress(b""),), {}),
+        ((gzip.compress(b""),), {"format": Format.NDJSON, "compression": Compression.GZIP}),
+        ((b"\n",), {}),
+    ],
+)
+def test_an_empty_body_is_an_import_of_nothing(stage: Stage, pieces: Sequence[bytes], said: dict[str, Any]) -> None:
+    """Whatever the request says of it."""
+    started = send(stage, Sent(pieces), spec=replace(SPEC, **said))
+    plan_import(stage.runtime, started.status.id)
+    stage.load_all(started.status.id)
 
     ended = stage.status(started.status.id)
-    assert (ended.state, ended.progress.counts.lines, ended.percent) == (ImportState.COMPLETED, 0, 100.0)
+    blank = pieces == (b"\n",)
+    assert (ended.state, ended.progress.counts, ended.percent) == (
+        ImportState.COMPLETED,
+        Counts(lines=blank, blank=blank),
+        100.0,
+    )
 
 
 def test_what_the_request_says_of_the_bytes_is_kept_for_the_plan(stage: Stage) -> None:

@@ -68,10 +68,4 @@ def clean_exports(runtime: Runtime) -> None:
             exports.clean_soon(tx, [job.id for job in left])
 
 
-def forget_export_keys(runtime: Runtime) -> None:
-    """Delete idempotency keys past their day."""
-    with runtime.database.transaction() as tx:
-        exports.delete_old_keys(tx)
-
-
-STEPS = (send_exports_again, end_expired_writers, expire_export_secrets, clean_exports, forget_export_keys)
+STEPS = (send_exports_again, end_expired_writers, expire_export_secrets, clean_exports)

@@ -27,6 +27,7 @@ from common.model.events import MAX_ID_BYTES, Event, Identity
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from common.model.times import parse_time, parse_times
+from common.ruling import Known
 from workers.imports.framing import NEWLINE, Block
 
 #: A valid line of ``MAX_DEPTH + 1`` levels has that many brackets of each side.
@@ -55,7 +56,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(LineJudge):
-    """Decodes the lines of one source for one import. Holds no state between blocks."""
+    """Decodes the lines of one source for one import. Holds no state between blocks but what is known."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Decoder(LineJudge):
         source_ordinal: int,
         default_time: int,
         max_line: int,
+        known: Known | None = None,
     ) -> None:
         """Take the import's rules: those of ``LineJudge``, and the longest line taken, in bytes."""
         super().__init__(
@@ -74,6 +76,7 @@ class Decoder(LineJudge):
             import_number=import_number,
             source_ordinal=source_ordinal,
             default_time=default_time,
+            known=known,
         )
         self._max_line = max_line
 
@@ -89,7 +92,7 @@ class Decoder(LineJudge):
         """Decode a block in one call, or return None if a line may be anything but blank or an event."""
         laid = _lay_out(block)
         found = self._read_at_once(laid)
-        if found is None:
+        if found is None or not self._have_form(laid):
             return None
         times = self._time_all(_first_of_each(found, self._time_fields))
         if times is None:
@@ -104,8 +107,16 @@ class Decoder(LineJudge):
         event_ids, has_id = ids
         # Not strict: ``repeat`` has no end.
         rows = zip(event_ids, has_id, laid.offsets, times, odd, laid.payloads, strict=False)
+        return self._make_events(rows, lines=laid.lines)
+
+    def _make_events(self, rows: Iterable[tuple[Any, ...]], *, lines: int) -> Decoded | None:
+        """Return what so many lines are, all of them events or blank; None if the mapping's rules may refuse one.
+
+        The last thing to be asked of a line: what it names may be registered now.
+        """
         events = list(map(_make_event, rows))
-        return Decoded(events, [], blank=laid.lines - len(events), lines=laid.lines)
+        ruled = events if self._ruling is None else self._ruling.judge_all(events)
+        return None if ruled is None else Decoded(ruled, [], blank=lines - len(ruled), lines=lines)
 
     def _read_at_once(self, laid: _Layout) -> list[Any] | None:
         """Return the typed fields of each payload, or None if that cannot be told in one call.
@@ -126,6 +137,12 @@ class Decoder(LineJudge):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         return found if len(found) == len(laid.payloads) else None
+
+    def _have_form(self, laid: _Layout) -> bool:
+        """Tell whether all payloads, objects by now, have the size and the names that the rules allow."""
+        if self._longest is not None and laid.longest > self._longest and max(map(len, laid.payloads)) > self._longest:
+            return False
+        return not (self._names and self._names.breaks(laid.payloads, laid.data))
 
     def _identify_all(self, values: list[Any], offsets: Sequence[int]) -> _Ids | None:
         """Return the ids and whether each came from its line; None if one of them is refused."""

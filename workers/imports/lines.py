@@ -9,6 +9,7 @@ from common.model.chunks import Counts
 from common.model.events import Event
 from common.model.mapping import OnDuplicate
 from common.model.rejects import Reject
+from common.ruling import Known
 
 
 @dataclass(slots=True)
@@ -25,6 +26,8 @@ class Lines:
     rejects: list[Reject] = field(default_factory=list)
     #: Lines of text that the lines took up.
     text_lines: int = 0
+    #: What they may name, and what they named that was not registered.
+    known: Known = field(default_factory=Known)
 
     def add(self, found: list[Event]) -> None:
         """Keep one event of each id and count the others. To be called in the order of the lines."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from common.errors import PenstockError, SourceFailed, Terminal, Transient
-from common.ledger import chunks, events, imports
+from common.ledger import chunks, events, imports, registry
 from common.ledger.database import CommitUnknown, Deadlock, Tx
 from common.model.chunks import Chunk, Counts, Entry, Kind, Ranges
 from common.model.events import Event
@@ -196,6 +196,7 @@ def _commit_once(work: Work, lines: Lines, ending: Ending, new: list[Event], sus
             tx, job, chunk, new=new, suspects=suspects, repeats_of=lines.repeats_of, advance=advance
         )
         events.store_rejects(tx, chunk, lines.rejects, advance)
+        registry.register_named(tx, job.project_id, lines.known.named)
         counts = lines.counts(stored.fresh, stored.replaced)
         entry = chunks.finish_chunk(
             tx, chunk, counts, stored.bulk, text_lines=lines.text_lines, end=ending.end, size=ending.size

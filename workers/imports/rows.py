@@ -13,6 +13,8 @@ The rules of one record, in the order in which they are asked; the first that fa
 7. ``invalid_id``, ``id_too_long``, ``invalid_time``: as of a line of JSON (see ``decoding``). The id is the first cell
    that is not empty in the columns of the mapping's id names; the time likewise. CSV has no null, so an empty cell
    counts as absent, and no id is ``empty_id``. Cells are strings; in a column typed as a number they are numbers.
+8. ``event_too_large`` and those of names: likewise, of the object that the record becomes. The header makes its names.
+9. Those of ``common.ruling``, of the same object.
 
 The header is no line of the receipt: it is passed over in the block that begins at byte 0. Cells stay as they stand,
 spaces included; a cell of an untyped column that is empty is the empty string.
@@ -28,14 +30,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import accumulate, chain, compress, repeat
 from operator import methodcaller
 from typing import Any, NamedTuple
 
 import msgspec
 
-from common.model.events import MAX_ID_BYTES, Event, Identity
+from common.model.events import MAX_ID_BYTES, Event
 from common.model.mapping import ColumnType, Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from workers.imports.decoding import Decoded, Decoder
@@ -58,7 +59,6 @@ _HUGE = 10**MAX_ID_BYTES
 _SLICE = 32
 
 _NEVER = False
-_make_event = partial(tuple.__new__, Event)
 _strip = methodcaller("strip", _BLANK)
 _drop_return = methodcaller("removesuffix", b"\r")
 _ends_with_return = methodcaller("endswith", b"\r")
@@ -69,34 +69,19 @@ _Column = tuple[int, ColumnType | None]
 
 
 class RowDecoder(Decoder):
-    """Decodes the records of one source of CSV for one import. Holds no state between blocks.
+    """Decodes the records of one source of CSV for one import. Holds no state between blocks but what is known.
 
     Ids and times are judged by the decoder of lines of JSON, once they are read.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        mapping: Mapping,
-        *,
-        identity: Identity,
-        import_number: int,
-        source_ordinal: int,
-        default_time: int,
-        max_line: int,
-    ) -> None:
+    _empty_is_absent = True
+
+    def __init__(self, names: Sequence[str], mapping: Mapping, **rules: Any) -> None:
         """Take the names of the columns, as ``read_header`` returned them, and the import's rules.
 
         These are as ``Decoder`` has them.
         """
-        super().__init__(
-            mapping,
-            identity=identity,
-            import_number=import_number,
-            source_ordinal=source_ordinal,
-            default_time=default_time,
-            max_line=max_line,
-        )
+        super().__init__(mapping, **rules)
         form = lay_out(names)
         self._width = len(names)
         self._fill = form.template.__mod__
@@ -110,6 +95,8 @@ class RowDecoder(Decoder):
         # A name with dots is not a member of the object itself.
         self._ids = [(at[name], types.get(name)) for name in mapping.id_names if name in at and "." not in name]
         self._times = [(at[name], types.get(name)) for name in mapping.time_names if name in at and "." not in name]
+        empty_row = form.template % ((_NULL,) * self._width)
+        self._has_bad_names = self._names is not None and self._names.judge(empty_row) is not None
         self._to_json = msgspec.json.Encoder().encode_lines
 
     def decode(self, block: Block, first_line: int) -> Decoded:
@@ -140,7 +127,7 @@ class RowDecoder(Decoder):
         data = NEWLINE.join(records)
         cells = self._cells(records, data)
         payloads = self._objects(cells) if cells is not None else None
-        if cells is None or payloads is None:
+        if cells is None or payloads is None or not self._have_good_form(payloads):
             return None
         times = self._time_all(self._first_of_each(self._times, cells))
         if times is None:
@@ -154,8 +141,11 @@ class RowDecoder(Decoder):
         event_ids, has_id = ids
         # Not strict: ``repeat`` has no end.
         rows = zip(event_ids, has_id, offsets, times, odd, payloads, strict=False)
-        events = list(map(_make_event, rows))
-        return Decoded(events, [], len(laid.records) - len(events), len(laid.records))
+        return self._make_events(rows, lines=len(laid.records))
+
+    def _have_good_form(self, payloads: list[bytes]) -> bool:
+        """Tell whether all payloads have the size and the names that the rules allow."""
+        return not self._has_bad_names and (self._longest is None or max(map(len, payloads)) <= self._longest)
 
     def _cells(self, records: list[bytes], data: bytes) -> list[str] | None:
         """Return the cells of well-formed records, row after row; None if one of them may not be well-formed.
@@ -256,7 +246,8 @@ class RowDecoder(Decoder):
         times = self._time_all(self._first_of_each(self._times, cells))
         if times is None:
             return RejectCode.INVALID_TIME
-        return Event(event_id, id_value is not None, offset, times[0], _NUL in payloads[0], payloads[0])
+        event = Event(event_id, id_value is not None, offset, times[0], _NUL in payloads[0], payloads[0])
+        return self._judge_form(payloads[0]) or self._ruled(event)
 
     def _read_cells(self, record: bytes, unclosed: RejectCode) -> list[str] | RejectCode:
         """Return a record's cells, as many as there are columns, or why they cannot be had."""

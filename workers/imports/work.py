@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from common.ledger import events
+from common.ledger import events, registry
 from common.model.chunks import MOST_LINES, Chunk, Ranges, Step
 from common.model.events import Identity
 from common.model.formats import Format, Layout
 from common.model.imports import Import
 from common.model.sources import Source
+from common.model.things import MOST_THINGS
+from common.ruling import Known
 from common.runtime import Runtime
 from workers.imports.decoding import Decoder
 from workers.imports.framing import Block
@@ -67,7 +69,9 @@ class Judge:
 
     def __post_init__(self) -> None:
         """Begin with no lines, and the decoder of the source's format."""
-        self.lines, self._decoder = Lines(self.work.job.mapping.on_duplicate), _decoder(self.work)
+        known = _known(self.work)
+        self.lines = Lines(self.work.job.mapping.on_duplicate, known=known)
+        self._decoder = _decoder(self.work, known)
 
     def take(self, block: Block) -> None:
         """Decode a block. Raises Terminal where a chunk would hold more rejects than memory, LeaseLostError."""
@@ -84,7 +88,17 @@ class Judge:
         work.lease.advance()
 
 
-def _decoder(work: Work) -> Decoder | RowDecoder:
+def _known(work: Work) -> Known:
+    """Return what lines may name, as it is now: some chunks may see a thing that others of their import do not."""
+    job = work.job
+    if not job.mapping.rules.references:
+        return Known()
+    with work.runtime.database.transaction() as tx:
+        registered = registry.read_registered(tx, job.project_id)
+    return Known(registered, most=MOST_THINGS if work.runtime.settings.register_unknown else 0)
+
+
+def _decoder(work: Work, known: Known) -> Decoder | RowDecoder:
     job, layout = work.job, work.layout
     rules: dict[str, Any] = {
         "identity": _identity(work.runtime),
@@ -92,6 +106,7 @@ def _decoder(work: Work) -> Decoder | RowDecoder:
         "source_ordinal": work.chunk.source_ordinal,
         "default_time": round(job.created_at.timestamp() * 1_000_000),
         "max_line": work.runtime.settings.max_line_bytes,
+        "known": known,
     }
     if layout.format is Format.CSV:
         return RowDecoder(layout.header, job.mapping, **rules)

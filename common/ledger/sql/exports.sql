@@ -293,7 +293,7 @@ SELECT id, number
 FROM exports
 WHERE project_id = %(project_id)s
   AND (%(before)s::bigint IS NULL OR number < %(before)s)
-  AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
   AND (%(collection)s::text IS NULL OR spec ->> 'collection' = %(collection)s)
 ORDER BY number DESC
 LIMIT %(limit)s + 1
@@ -353,23 +353,3 @@ WHERE s.expires_at <= now() AND x.state IN ('pending', 'running')
 DELETE FROM export_secrets AS s
 USING exports AS x
 WHERE x.id = s.export_id AND x.finished_at IS NOT NULL AND (x.clean_at IS NULL OR s.expires_at <= now())
-
--- name: insert_export_key
--- Waits for a request with the same key that is under way. No row: the key has made something within its day.
-INSERT INTO export_keys AS k (project_id, key, fingerprint, export_id)
-VALUES (%(project_id)s, %(key)s, %(fingerprint)s, %(export_id)s)
-ON CONFLICT (project_id, key) DO UPDATE
-SET fingerprint = excluded.fingerprint, export_id = excluded.export_id, created_at = excluded.created_at
-WHERE k.created_at < now() - interval '24 hours'
-RETURNING k.export_id
-
--- name: read_export_key
-SELECT fingerprint, export_id FROM export_keys WHERE project_id = %(project_id)s AND key = %(key)s
-
--- name: has_made_import
-SELECT EXISTS (
-    SELECT FROM idempotency_keys
-    WHERE project_id = %(project_id)s AND key = %(key)s AND created_at >= now() - interval '24 hours') AS made
-
--- name: delete_old_export_keys
-DELETE FROM export_keys WHERE created_at < now() - interval '24 hours'

@@ -229,7 +229,7 @@ SELECT id, number
 FROM imports
 WHERE project_id = %(project_id)s
   AND (%(before)s::bigint IS NULL OR number < %(before)s)
-  AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
   AND (%(collection)s::text IS NULL OR collection_id IN (
         SELECT id FROM collections WHERE project_id = %(project_id)s AND %(collection)s IN (name, former_name)))
 ORDER BY number DESC

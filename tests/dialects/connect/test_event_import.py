@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.callers import QUERY, create_key
-from api.connect import render
+from api.connect import parse, render
 from api.web import MAX_BODY
 from common.ledger import imports
 from common.model.chunks import Counts
@@ -132,6 +133,36 @@ def test_an_events_id_is_its_id_or_else_its_unique_id(client: FlaskClient, stage
     )
     assert times[2].time == datetime(2015, 7, 28, 0, 0, 30, 295000, tzinfo=UTC)
     assert times[3].time == datetime(2015, 4, 1, 0, 32, 45, tzinfo=UTC)
+
+
+def test_an_event_that_may_not_be_pushed_is_an_error_of_an_import_and_the_others_are_taken(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    stage.runtime.settings = replace(stage.settings, max_line_bytes=1024 * 1024)
+    large = {"id": "large", "text": "x" * 64 * 1024}
+    body = ndjson({"id": "a"}, {"tp_a": 1}, {"_id": 1}, {"a": {"b.c": 1}}, {"a": [{"n" * 256: 1}]}, large, {"id": "z"})
+    asked = {**json.loads(seed.REQUEST), "s3Path": stage.put(body).url}
+    answer = client.post("/event-import", data=json.dumps(asked), headers=headers(stage, key))
+    import_id = answer.headers["Location"].rsplit("/", 1)[1]
+    plan_import(stage.runtime, import_id)
+    stage.load_all(import_id)
+
+    document = client.get(answer.headers["Location"], headers=headers(stage, key)).get_json()
+    assert (document["status"], document["importedEvents"]) == ("complete", 2)
+    assert document["eventErrors"] == [
+        {"index": 1, "error": "Property names starting with tp_ are reserved and cannot be set."},
+        {"index": 2, "error": "The property name _id is reserved and cannot be set."},
+        {"index": 3, "error": "Property names cannot contain a period (.)."},
+        {"index": 4, "error": "Property names cannot be longer than 255 characters."},
+        {"index": 5, "error": "Maximum event size of 64kb exceeded."},
+    ]
+
+
+def test_an_import_by_another_wire_into_the_collection_has_no_such_rules(stage: Stage) -> None:
+    stage.run(ndjson({"id": "a", "tp_a": 1}), mapping=parse.MAPPING)
+    status = stage.run(ndjson({"id": "b", "tp_a": {"b.c": 1}}), named=frozenset())
+
+    assert (status.progress.counts.imported, status.progress.counts.rejected) == (1, 0)
 
 
 def test_the_first_thousand_errors_are_listed_and_all_are_counted(client: FlaskClient, stage: Stage, key: str) -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from api.callers import QUERY, create_key
+from common.settings import Settings
 from tests.dialects.connect.test_event_import import headers
 from tests.stage import Stage
 
 TOO_LARGE = {"errorMessage": "Maximum event size of 64kb exceeded."}
 RESERVED = {"errorMessage": "Property names starting with tp_ are reserved and cannot be set."}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Take lines as long as the service does by default: longer than Connect's events."""
+    return replace(settings, max_line_bytes=1024 * 1024)
 
 
 @pytest.fixture
@@ -94,6 +102,7 @@ def test_events_without_an_id_are_all_stored_and_have_the_time_of_the_request(
         (b'{"a":"x\ny"}', 400, {"errorMessage": "The JSON specified was not valid."}),
         (b'{"a":"\xff"}', 400, {"errorMessage": "The event is not valid UTF-8."}),
         (b'{"a":"%s"}' % (b"x" * 65529), 413, TOO_LARGE),
+        (b" " * 100 + b'{"a":"%s"}' % (b"x" * 65529), 413, TOO_LARGE),
         (b'{"a":"%s"}' % (b"x" * 2_000_000), 413, TOO_LARGE),
         (
             b'{"id":1.5}',
@@ -120,6 +129,7 @@ def test_an_event_that_breaks_a_rule_is_refused_in_connects_form(
         b'{"a":{"tp_b":1,"_id":2}}',
         b'{"a":"\\".b\\":"}',
         b'{"%s":1}' % ("é" * 255).encode(),
+        b'{"a":"%s"}' % (b"x" * 65528),
     ],
 )
 def test_what_only_looks_like_a_forbidden_name_is_taken(
@@ -248,6 +258,36 @@ def test_an_invalid_collection_is_named(client: FlaskClient, sent: dict[str, str
 
     assert answer.status_code == 422
     assert [error["field"] for error in answer.get_json()["errors"]] == ["collection"]
+
+
+@pytest.mark.parametrize("path", ["/events/a", "/events", "/events/"])
+def test_a_push_that_is_repeated_with_its_key_is_stored_once_and_answered_the_same(
+    client: FlaskClient, stage: Stage, sent: dict[str, str], path: str
+) -> None:
+    body = b'{"n":1}' if path == "/events/a" else b'{"a":[{"n":1},{"tp_n":1},{"id":"x"},{"id":"x"}],"b":[],"a/b":[{}]}'
+    once = {**sent, "Idempotency-Key": "once"}
+    first, again = (client.post(path, data=body, headers=once) for _ in range(2))
+    events = len(stored(stage, "a"))
+
+    assert (first.status_code, again.status_code, again.data) == (200, 200, first.data)
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    assert first.headers["Content-Type"] == again.headers["Content-Type"]
+    other = client.post(path, data=body.replace(b'"n":1', b'"n":2'), headers=once)
+    assert (other.status_code, [error["field"] for error in other.get_json()["errors"]]) == (422, ["Idempotency-Key"])
+    assert client.post(path, data=body, headers={**sent, "Idempotency-Key": "two"}).status_code == 200
+    assert (events, len(stored(stage, "a"))) == ((1, 2) if path == "/events/a" else (2, 3))
+    wrong = client.post(path, data=body, headers={**sent, "Idempotency-Key": ""})
+    assert (wrong.status_code, set(wrong.get_json())) == (400, {"errorMessage"})
+
+
+def test_a_push_that_was_refused_may_be_mended_and_sent_with_its_key(
+    client: FlaskClient, stage: Stage, sent: dict[str, str]
+) -> None:
+    once = {**sent, "Idempotency-Key": "once"}
+    answers = [client.post("/events/a", data=body, headers=once) for body in (b'{"tp_a":1}', b'{"tp_a":1}', b'{"a":1}')]
+
+    assert [answer.status_code for answer in answers] == [400, 400, 200]
+    assert stored(stage, "a") == [b'{"a":1}']
 
 
 def test_unknown_paths_of_events_answer_in_connects_form(client: FlaskClient) -> None:

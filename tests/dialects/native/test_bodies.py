@@ -103,6 +103,18 @@ def test_a_body_from_request_to_receipt(client: FlaskClient, stage: Stage, key: 
     assert SPOOL not in created.text + ended.text
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content_Encoding": "gzip"}])
+def test_a_body_of_no_bytes_is_an_import_of_no_lines(
+    client: FlaskClient, stage: Stage, key: str, headers: dict[str, str]
+) -> None:
+    created = send(client, key, b"", "collection=events", **headers)
+    assert created.status_code == 201, created.text
+    finish(stage, created.get_json()["id"])
+
+    ended = client.get(created.get_json()["links"]["self"], headers={"Authorization": f"Bearer {key}"}).get_json()
+    assert (ended["status"], ended["counts"]["lines"], ended["progress"]["percent"]) == ("completed", 0, 100.0)
+
+
 def test_the_query_says_what_json_says_of_an_object(client: FlaskClient, stage: Stage, key: str) -> None:
     body = ndjson({"key": 1}, {"key": 1}, {"other": "x"}, b"[]")
     query = urlencode({"collection": "mine", "id": ["key", "other"], "time": "at", "maxErrors": 0}, doseq=True)

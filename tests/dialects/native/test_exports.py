@@ -54,6 +54,8 @@ def test_an_export_from_request_to_objects(client: FlaskClient, stage: Stage, ke
     listed = client.get("/api/exports?status=completed&collection=events", headers=bearer(key)).get_json()
     assert [item["id"] for item in listed["items"]] == [document["id"]]
     assert client.get("/api/exports?status=failed", headers=bearer(key)).get_json() == {"items": [], "next": None}
+    listed = client.get("/api/exports?status=failed&status=completed", headers=bearer(key)).get_json()
+    assert [item["id"] for item in listed["items"]] == [document["id"]]
 
 
 def test_a_relative_timeframe_is_fixed_when_it_is_asked_for(client: FlaskClient, stage: Stage, key: str) -> None:

@@ -372,6 +372,16 @@ def test_lists_go_on_with_their_cursor(client: FlaskClient, stage: Stage, key: s
         assert client.get(f"/api/imports?{wrong}", headers=bearer(key)).status_code == 422, wrong
 
 
+def test_lists_have_the_imports_of_each_status_that_is_named(client: FlaskClient, stage: Stage, key: str) -> None:
+    stage.desk.cancel_import(stage.caller, stage.start(b""))
+    ended, pending = stage.run(ndjson(event("a"))).id, stage.start(b"")
+
+    listed = client.get("/api/imports?status=pending&status=completed", headers=bearer(key)).get_json()
+    assert [item["id"] for item in listed["items"]] == [pending, ended]
+    assert client.get("/api/imports?status=failed", headers=bearer(key)).get_json()["items"] == []
+    assert client.get("/api/imports?status=pending&status=unknown", headers=bearer(key)).status_code == 422
+
+
 def test_errors_go_on_with_their_cursor(client: FlaskClient, stage: Stage, key: str) -> None:
     status = stage.run(ndjson(*([b"{bad"] * 5)))
     path = f"/api/imports/{status.id}/errors"

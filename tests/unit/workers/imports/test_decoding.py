@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from common.judging import MAX_DEPTH
 from common.model.events import Identity
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
+from common.model.rules import NameRules, Rules
 from common.model.times import parse_time
+from tests.unit.common.test_naming import expected as expected_of_names
 from workers.imports.decoding import Decoded, Decoder
 from workers.imports.framing import Block
 
@@ -22,6 +25,9 @@ MAX_LINE = 4000
 DEFAULT_TIME = 1_700_000_000_000_000
 IDENTITY = Identity(b"k" * 32)
 MAPPING = Mapping(id_names=("$unique_id", "id"), time_names=("$time", "id"))
+NAMES = NameRules(longest=10, periods=False, reserved=("_id",), reserved_prefixes=("tp_",))
+LONGEST = 70
+RULED_MAPPING = replace(MAPPING, rules=Rules(longest=LONGEST, names=NAMES))
 BOM = b"\xef\xbb\xbf"
 
 
@@ -38,6 +44,7 @@ def decoder(mapping: Mapping = MAPPING, max_line: int = MAX_LINE) -> Decoder:
 
 PLAIN = decoder(Mapping())
 MAPPED = decoder()
+RULED = decoder(RULED_MAPPING)
 PATIENT = decoder()
 PATIENT._typed = None  # every line goes before the patient judge
 
@@ -66,13 +73,15 @@ values = st.sampled_from(
         "1", '""', '"}\\n{"', '"}{"', '"{\\"a\\":1}"', "[{},{}]", '{"$unique_id":1}', "1e999999", "9" * 400,
         r'"\u0000"', r'"\\u0000"', r'"\ud800"', r'"\\ud800"', '"\t"', '"\x7f"', '"\u2028\x85"',
         "NaN", "nul", "",
-        "[1,]", "'a'", "[" * 511 + "]" * 511, "[" * 512 + "]" * 512, "[" * 600, '"' + "[" * 600 + '"',
+        '{"b":{"a.b":1,"_id":2}}', '"v1.2"', '[{"tp_b":"tp_.c"}]', '"x\\".y\\":"', "[1,]",
+        "'a'", "[" * 511 + "]" * 511, "[" * 512 + "]" * 512, "[" * 600, '"' + "[" * 600 + '"',
         '"' + "[" * 600 + '\\"]"', "[" * 1100 + "]" * 1100,
     ]
 )  # fmt: skip
 keys = st.sampled_from(
-    ["$unique_id", "$time", "id", "other", r"$uniq\u0075e_id", r"\ud800", r"\u0000", "", '"', "$TIME"]
-)
+    ["$unique_id", "$time", "id", "other", r"$uniq\u0075e_id", r"\ud800", r"\u0000", "", '"', "$TIME",
+     "a.b", "Tp_a", "_id", r"\u005fid", "too_long_a_name"]
+)  # fmt: skip
 spaces = st.sampled_from(["", "", "", " ", "\t", "\r", "\x0b", "\u00a0"])
 
 
@@ -121,13 +130,30 @@ blocks = st.builds(
 @given(blocks)
 @settings(max_examples=500)
 def test_the_quick_the_slow_and_the_patient_way_never_differ(block: Block) -> None:
-    for one in (MAPPED, PLAIN):
+    for one in (MAPPED, PLAIN, RULED):
         slow = one._decode_by_line(block, 5)
         quick = one._decode_at_once(block)
 
         assert quick is None or quick == slow
         assert one.decode(block, 5) == slow
     assert PATIENT.decode(block, 5) == MAPPED.decode(block, 5)
+
+
+@given(lines)
+@settings(max_examples=500)
+def test_rules_refuse_only_what_would_be_an_event_and_for_its_size_or_else_for_its_names(line: bytes) -> None:
+    free, ruled = MAPPED.decode(Block(9, line), 4), RULED.decode(Block(9, line), 4)
+    code = None
+    if free.events:
+        (event,) = free.events
+        too_large = len(event.payload) > LONGEST
+        code = RejectCode.EVENT_TOO_LARGE if too_large else expected_of_names(event.payload, NAMES)
+
+    if code is None:
+        assert ruled == free
+    else:
+        assert (ruled.events, ruled.blank) == ([], 0)
+        assert ruled.rejects == [Reject(4, 9, len(event.payload), code, event.payload)]
 
 
 #: Lines whose objects are as many as they are, but not one each.

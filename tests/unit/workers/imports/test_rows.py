@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from common.model.events import Event, Identity, derived_id
 from common.model.mapping import ColumnType, Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
+from common.model.rules import NameRules, Rules
 from common.model.times import parse_time
+from tests.unit.common.test_naming import expected as expected_of_names
 from workers.imports.decoding import Decoded
 from workers.imports.framing import Block, owned_blocks, reading_start
 from workers.imports.header import read_header
@@ -181,6 +184,10 @@ def event_of(row: dict[str, Any], offset: int, mapping: Mapping) -> Event | Reje
     if micros is None:
         return RejectCode.INVALID_TIME
     payload = to_json(row).encode()
+    if mapping.rules.longest is not None and len(payload) > mapping.rules.longest:
+        return RejectCode.EVENT_TOO_LARGE
+    if mapping.rules.names and (code := expected_of_names(payload, mapping.rules.names)):
+        return code
     return Event(key, event_id is not None, offset, micros, rb"\u0000" in payload, payload)
 
 
@@ -324,6 +331,20 @@ piece_sizes = st.lists(st.integers(1, 90), min_size=1, max_size=4) | st.just([LO
 limits = st.sampled_from([3, 20, 60, LONG])
 
 TYPED = decoder()
+#: The last three forbid names that the header has, at the top or deeper.
+rules = st.builds(
+    Rules,
+    longest=st.sampled_from([None, 95, 130]),
+    names=st.sampled_from(
+        [
+            None,
+            NameRules(10, periods=False, reserved=("b", "_id"), reserved_prefixes=("tp_",)),
+            NameRules(9, periods=True),
+            NameRules(10, periods=True, reserved=("a",)),
+            NameRules(10, periods=True, reserved_prefixes=("$UNI",)),
+        ]
+    ),
+)
 
 
 @given(sources, st.integers(20, 400), piece_sizes, limits)
@@ -357,10 +378,23 @@ def test_a_source_without_odd_lines_is_the_same_cut_or_walked(source: bytes, siz
         assert cut_into_ranges(source, 100, [size], TYPED) == walked(source, 2, [size], TYPED)
 
 
-@given(sources, st.booleans(), limits)
+@given(sources, st.integers(1, 4), rules)
+@settings(max_examples=200)
+def test_a_source_whose_events_have_rules_comes_to_what_each_of_them_says(
+    source: bytes, blocks: int, asked: Rules
+) -> None:
+    mapping = replace(MAPPING, rules=asked)
+    found = walked(source, blocks, [LONG], decoder(mapping=mapping))
+
+    assert found == expected(source, lines_only=False, mapping=mapping)
+
+
+@given(sources, st.booleans(), limits, rules)
 @settings(max_examples=300)
-def test_many_at_once_and_one_at_a_time_never_differ(source: bytes, lines_only: bool, max_line: int) -> None:
-    one = decoder(max_line=max_line)
+def test_many_at_once_and_one_at_a_time_never_differ(
+    source: bytes, lines_only: bool, max_line: int, asked: Rules
+) -> None:
+    one = decoder(mapping=replace(MAPPING, rules=asked), max_line=max_line)
     unclosed = RejectCode.QUOTED_LINE_BREAK if lines_only else RejectCode.INVALID_CSV
     pieces = [source]
     blocks = (
