@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from api import connect, health, native
+from api import connect, health, native, scarf
 from api.access import watch_requests
 from api.callers import Callers
 from api.proxies import BelievedProxies
@@ -39,6 +39,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(check_host)
     health.register(app, runtime.database)
     app.register_blueprint(connect.blueprint)
+    app.register_blueprint(scarf.blueprint)
     native.register(app, Api(app, spec_kwargs=native.SPEC))
     app.register_error_handler(HTTPException, _refuse_http)
     return app
@@ -46,5 +47,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _refuse_http(error: HTTPException) -> ResponseReturnValue:
     """Answer unknown paths and methods in the form of the room they are nearest to."""
-    near_connect = request.path.startswith(connect.PATHS)
-    return connect.refuse_http(error) if near_connect else native.refuse_http(error)
+    if request.path.startswith(connect.PATHS):
+        return connect.refuse_http(error)
+    return scarf.refuse_http(error) if request.path.startswith(scarf.PATHS) else native.refuse_http(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from common.ledger.database import Tx
 from common.ledger.idempotency import Kind
 from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
-from common.model.rejects import LineError
+from common.model.rejects import KEPT_BYTES, LineError
 from common.model.uploads import spooled
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
@@ -22,6 +22,8 @@ from common.telemetry import bind, get_logger
 log = get_logger(__name__)
 
 
+#: Bytes of rejected lines that are read at a time, give or take one line.
+_AT_ONCE = 1024 * 1024
 #: Seconds after which a caller may try again.
 _UNDER_WAY_RETRY_SECONDS, _PLACE_RETRY_SECONDS = 5, 10
 
@@ -251,12 +253,30 @@ class Desk:
         self, caller: Caller, import_id: str, *, after: tuple[int, int] = (-1, -1), limit: int = 1000
     ) -> ErrorPage:
         """Return rejected lines from a position on. A line is listed once its index in the file is known."""
-        status = self.read_import(caller, import_id)
+        return self._errors(self.read_import(caller, import_id), after=after, limit=limit)
+
+    def first_errors(self, status: ImportStatus, *, limit: int) -> ErrorPage:
+        """Return the first rejected lines of an import that the caller was told of."""
+        return self._errors(status, after=(-1, -1), limit=limit)
+
+    def _errors(self, status: ImportStatus, *, after: tuple[int, int], limit: int) -> ErrorPage:
         if not status.progress.counts.rejected:
             return ErrorPage(status, [], None)
         with self._runtime.database.transaction() as tx:
             errors, more = imports.list_errors(tx, status.id, after=after, limit=limit)
         return ErrorPage(status, errors, errors[-1].position if more else None)
+
+    def read_rejected(
+        self, status: ImportStatus, errors: Iterable[LineError]
+    ) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Yield the positions of rejected lines and what is kept of each, some MiB at a time.
+
+        ``status`` is that of their import, which the caller was told of.
+        """
+        for some in _by_size(errors):
+            with self._runtime.database.transaction() as tx:
+                found = imports.read_rejected(tx, status.id, [error.position for error in some])
+            yield from found
 
     def _progress(self, status: ImportStatus) -> Progress:
         """Return progress from Redis, or from the ledger where Redis has lost it, and put it back there."""
@@ -269,6 +289,20 @@ class Desk:
             self._runtime.progress.build(status.id, entries)
             progress = sum_progress(entries, now_ms=now_ms)
         return progress
+
+
+def _by_size(errors: Iterable[LineError]) -> Iterator[list[LineError]]:
+    """Yield lines together as long as what is kept of them is small."""
+    some: list[LineError] = []
+    size = 0
+    for error in errors:
+        some.append(error)
+        size += min(error.length, KEPT_BYTES)
+        if size >= _AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def _await_body(tx: Tx, import_id: str, *, spec: ImportSpec, has_place: bool) -> None:

@@ -47,6 +47,18 @@ def retry_header(refused: Refusal) -> dict[str, str]:
     return {"Retry-After": str(refused.details["retryAfter"])} if "retryAfter" in refused.details else {}
 
 
+#: What 401 has to say, how to show a key, and 415: what a body may be encoded with.
+_HEADERS = {
+    401: {"WWW-Authenticate": 'Bearer realm="penstock"'},
+    415: {"Accept-Encoding": "gzip, zstd, identity"},
+}
+
+
+def headers_of_refusal(refused: Refusal) -> dict[str, str]:
+    """Return the headers of a refusal on a wire whose keys are Bearer tokens."""
+    return _HEADERS.get(http_status(refused)) or retry_header(refused)
+
+
 def iso_time(value: datetime | None) -> str | None:
     """Return a time as both wires write it: UTC, milliseconds, ``Z``."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if value else None

@@ -7,7 +7,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-from api.rendering import exact_time, http_status, iso_time, retry_header
+from api.rendering import exact_time, headers_of_refusal, http_status, iso_time
 from common.errors import Refusal
 from common.model.collections import CollectionStatus, StoredEvent
 from common.model.exports import ExportStatus
@@ -15,12 +15,6 @@ from common.model.imports import ImportState, ImportStatus, ObjectStatus
 from common.model.mapping import Mapping
 from common.model.rejects import LineError
 from common.model.uploads import is_spooled
-
-#: What 401 has to say, how to show a key, and 415: what a body may be encoded with.
-_HEADERS = {
-    401: {"WWW-Authenticate": 'Bearer realm="penstock"'},
-    415: {"Accept-Encoding": "gzip, zstd, identity"},
-}
 
 
 def import_status(status: ImportStatus, link: Callable[[str], str]) -> dict[str, Any]:
@@ -192,7 +186,7 @@ def retry_after(status: ImportStatus | ExportStatus) -> dict[str, str]:
 def refusal(refused: Refusal) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Return body, status and headers of a refusal."""
     status = http_status(refused)
-    headers = _HEADERS.get(status) or retry_header(refused)
+    headers = headers_of_refusal(refused)
     extra = {"field": refused.field, **refused.details} if refused.field else dict(refused.details)
     return problem(status, refused.code, refused.public, **extra), status, headers
 

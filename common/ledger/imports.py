@@ -303,6 +303,13 @@ def list_errors(
     return errors, len(rows) > limit
 
 
+def read_rejected(tx: Tx, import_id: str, positions: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], bytes]]:
+    """Return what is kept of an import's rejected lines, with their positions, in no order."""
+    places = {"chunks": [chunk for chunk, _ in positions], "lines": [line for _, line in positions]}
+    rows = tx.all(_SQL["read_rejected"], import_id=import_id, **places)
+    return [((row.chunk, row.line), bytes(row.body)) for row in rows]
+
+
 def send_plans_again(tx: Tx, *, resend_seconds: float, room: int) -> list[str]:
     """Mark plans whose message or planner was lost as sent, and return their ids."""
     return [hex_id(row.id) for row in tx.all(_SQL["send_plans_again"], resend_seconds=resend_seconds, room=room)]

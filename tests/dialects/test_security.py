@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from flask.testing import FlaskClient
 
 from api import connect
 from api.callers import ADMIN, ALL_SCOPES, PUSH, QUERY, create_key, create_master_key
+from common.ledger.registry import register
 from tests.dialects.connect import seed
 from tests.keys import filtered_key
 from tests.stage import Stage, event, ndjson
@@ -51,6 +52,17 @@ ENTRIES = {
     "POST /events/<collection>/export": Entry(OUT, 201, 404, S3_EXPORT),
     "GET /events/<collection>/export/<export_id>": Entry(OUT, 200, 404),
     "DELETE /collections/<collection>": Entry(OWN, 204, 404),
+    "POST /v2/<owner>/import": Entry(WRITE, 200, 404, b"{}"),
+    "POST /v2/packages/<owner>/<package_id>/import": Entry(WRITE, 200, 404, b"{}"),
+    "POST /v2/tracking-pixels/<owner>/<tracking_pixel_id>/import": Entry(WRITE, 200, 404, b"{}"),
+    "GET /v2/imports/<owner>": Entry(READ, 200, 404),
+    "GET /v2/imports/<owner>/<import_id>": Entry(READ, 200, 404),
+    "GET /v2/imports/<owner>/<import_id>/log": Entry(READ, 200, 404),
+    "POST /v2/imports/<owner>/<import_id>/abort": Entry(WRITE, 204, 404),
+    "GET /v2/packages/<owner>": Entry(READ, 200, 404),
+    "POST /v2/packages/<owner>": Entry(WRITE, 201, 404, b"{}"),
+    "GET /v2/tracking-pixels/<owner>": Entry(READ, 200, 404),
+    "POST /v2/tracking-pixels/<owner>": Entry(WRITE, 201, 404, b"{}"),
     "POST /api/imports": Entry(WRITE, 201, 201, NATIVE_REQUEST),
     "GET /api/imports": Entry(READ, 200, 200),
     "GET /api/imports/<import_id>": Entry(READ, 200, 404),
@@ -110,6 +122,8 @@ def test_every_route_answers_every_caller_as_it_should(client: FlaskClient, stag
     key, project_id = make(caller, stage, other), (other if "another project" in caller else stage).caller.project_id
     ids = {"import_id": stage.start(ndjson(event("a")), collection="canary")}
     ids["export_id"] = stage.ask_export(collection="canary")
+    ids["owner"] = stage.caller.project_id
+    ids.update(artifacts(stage))
     for n, (route, entry) in enumerate(ENTRIES.items()):
         address = f"10.0.0.{n}"
         if "failures" in caller:
@@ -170,6 +184,15 @@ def a_collection(stage: Stage, route: str) -> str:
         return "canary"
     stage.desk.cancel_import(stage.caller, stage.start(b"", collection=(name := f"canary-{uuid4().hex}")))
     return name
+
+
+def artifacts(stage: Stage) -> dict[str, str]:
+    """Return the ids of a package and a pixel that the project has."""
+    names = {"package_id": "package", "tracking_pixel_id": "tracking-pixel"}
+    with stage.runtime.database.transaction() as tx:
+        for kind in names.values():
+            register(tx, stage.caller.project_id, kind, str(UUID(int=7)))
+    return dict.fromkeys(names, str(UUID(int=7)))
 
 
 def make(caller: str, stage: Stage, other: Stage) -> str | None:

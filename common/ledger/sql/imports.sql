@@ -252,10 +252,17 @@ WITH positions AS (
 SELECT p.number AS chunk, r.line, s.key, p.first_line + r.line AS index, r.byte_offset, r.length, r.code
 FROM positions AS p
 JOIN rejects AS r ON r.chunk_id = p.id
+    AND r.line > CASE WHEN p.number = %(after_chunk)s THEN %(after_line)s::bigint ELSE -1 END
 JOIN sources AS s ON s.import_id = %(import_id)s AND s.ordinal = p.source_ordinal
-WHERE p.known AND (p.number, r.line) > (%(after_chunk)s, %(after_line)s)
+WHERE p.known AND p.number >= %(after_chunk)s
 ORDER BY p.number, r.line
 LIMIT %(limit)s + 1
+
+-- name: read_rejected
+SELECT c.number AS chunk, r.line, r.body
+FROM unnest(%(chunks)s::integer[], %(lines)s::bigint[]) AS asked (chunk, line)
+JOIN chunks AS c ON c.import_id = %(import_id)s AND c.number = asked.chunk
+JOIN rejects AS r ON r.chunk_id = c.id AND r.line = asked.line
 
 -- name: read_objects
 -- An import's first objects, as its planner and those who looked at them left them.
