@@ -153,7 +153,7 @@ class Desk:
             return None
         sealer, once = self._runtime.sealer, {"project_id": caller.project_id, "key": key}
         is_same = partial(sealer.has_fingerprint, asked)
-        made = idempotency.find_made(tx, Kind.IMPORT, **once, is_same=is_same)
+        made = idempotency.find_made(tx, **once, is_same=is_same)
         if made is None:
             fingerprint = sealer.fingerprint(asked)
             idempotency.note_made(tx, Kind.IMPORT, **once, fingerprint=fingerprint, made=import_id)

@@ -93,7 +93,7 @@ class ExportDesk:
         within = json.dumps(Query(caller.conditions).as_json()) if caller.conditions else ""
         sealer, asked = self._runtime.sealer, f"{spec.as_asked()}{within}"
         once, is_same = {"project_id": caller.project_id, "key": key}, partial(sealer.has_fingerprint, asked)
-        made = idempotency.find_made(tx, Kind.EXPORT, **once, is_same=is_same)
+        made = idempotency.find_made(tx, **once, is_same=is_same)
         if made is None:
             fingerprint = sealer.fingerprint(asked)
             idempotency.note_made(tx, Kind.EXPORT, **once, fingerprint=fingerprint, made=export_id)

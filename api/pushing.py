@@ -170,7 +170,7 @@ class _Once(NamedTuple):
     def find_verdicts(self, tx: Tx) -> dict[str, list[Verdict]] | None:
         """Return what an earlier push with the key was told, and keep others with the key waiting."""
         is_same = partial(self.sealer.has_fingerprint, self.asked)
-        made = find_made(tx, Kind.PUSH, project_id=self.project_id, key=self.key, is_same=is_same)
+        made = find_made(tx, project_id=self.project_id, key=self.key, is_same=is_same)
         return {name: list(map(verdict_of, told)) for name, told in json.loads(made).items()} if made else None
 
     def note_verdicts(self, tx: Tx, told: Lookup[str, Sequence[Verdict]]) -> None:

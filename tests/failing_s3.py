@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-_CODES = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}
+_CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 503: "SlowDown"}
 #: Of one hop, and what the proxy says itself.
 _NOT_HANDED_ON = {"connection", "content-length", "date", "expect", "server", "transfer-encoding"}
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
@@ -27,6 +27,10 @@ class Trouble(Enum):
     LOST = "lost"
     #: It takes effect, and the answer says that it did not.
     DENIED_LATE = "denied late"
+    #: The connection ends in the middle of the answer's body.
+    BROKEN = "broken"
+    #: After half of its body the answer comes at 20 bytes a second, until the test lets it flow.
+    DRIP = "drip"
 
 
 class Request(NamedTuple):
@@ -66,8 +70,10 @@ class FailingS3:
         #: Of uploads that were begun, and neither completed nor broken off: the path by the id.
         self.begun: dict[str, str] = {}
         self.rule: Rule = no_trouble
-        #: What was refused, cut or lost.
+        #: What was refused, cut, lost, broken or slow.
         self.troubled: list[Request] = []
+        #: Set by a test that lets dripping answers flow.
+        self.flowing = threading.Event()
         self._numbers: dict[str, int] = {}
         self._counting = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _front_of(self))
@@ -162,7 +168,7 @@ def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
             elif trouble is Trouble.DENIED_LATE:
                 self.refuse(500)
             else:
-                self.answer(status, headers, content)
+                self.answer(status, headers, content, trouble)
 
         def ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             connection = HTTPConnection(str(proxy.upstream.hostname), proxy.upstream.port or 80, timeout=30)
@@ -182,13 +188,25 @@ def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
             text = f"<?xml version='1.0'?><Error><Code>{_CODES.get(status, 'InternalError')}</Code></Error>"
             self.answer(status, {"Content-Type": "application/xml"}, text.encode())
 
-        def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        def answer(self, status: int, headers: dict[str, str], content: bytes, trouble: Trouble | None = None) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command != "HEAD" and status != 204:
-                self.wfile.write(content)
+            if self.command == "HEAD" or status == 204:
+                return
+            half = len(content) // 2 if trouble else len(content)
+            self.wfile.write(content[:half])
+            if trouble is Trouble.BROKEN:
+                self.close_connection = True
+            elif trouble is Trouble.DRIP:
+                self.drip(content[half:])
+
+        def drip(self, rest: bytes) -> None:
+            while rest and not proxy.flowing.wait(0.05):
+                self.wfile.write(rest[:1])
+                rest = rest[1:]
+            self.wfile.write(rest)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

@@ -27,19 +27,19 @@ _NOTE = {Kind.IMPORT: _SQL["note_import"], Kind.EXPORT: _SQL["note_export"], Kin
 _DELETE_OLD = (_SQL["delete_old_import_keys"], _SQL["delete_old_export_keys"], _SQL["delete_old_push_keys"])
 
 
-def find_made(tx: Tx, kind: Kind, *, project_id: str, key: str, is_same: Callable[[bytes], bool]) -> str | None:
+def find_made(tx: Tx, *, project_id: str, key: str, is_same: Callable[[bytes], bool]) -> str | None:
     """Return what the key has made, as it was noted; None where it has made nothing.
 
     Keeps others with the key waiting until the transaction ends, and blocks while one of them is under way. Raises
-    Refusal ``idempotency_key_reused`` where the key has made something of another kind, or of another request:
-    ``is_same`` tells that by the fingerprint that was noted.
+    Refusal ``idempotency_key_reused`` where that was another request, which ``is_same`` tells by the fingerprint that
+    was noted: of a text that begins with what is to be made.
     """
     values = {"project_id": project_id, "key": key}
     tx.run(_SQL["hold_key"], **values)
     row = tx.one(_SQL["find_made"], **values)
     if row is None:
         return None
-    if row.kind != kind or not is_same(bytes(row.fingerprint)):
+    if not is_same(bytes(row.fingerprint)):
         text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
         raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
     return str(row.made)

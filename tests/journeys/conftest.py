@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.local.servers import Servers
+from tests.failing_s3 import FailingS3
 from tests.journeys.stack import BUCKET, S3Address, Stack, open_stack, s3_client
-from tests.journeys.stub_s3 import StubS3, no_trouble
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,33 +47,33 @@ def stack(shared_stack: Stack) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def dripping() -> Iterator[StubS3]:
+def dripping(localbucket: S3Address) -> Iterator[FailingS3]:
     """An S3 whose bodies a test may slow down to a drip."""
-    with StubS3() as running:
+    with FailingS3(localbucket.endpoint) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def dripping_stack(servers: Servers, dripping: StubS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def dripping_stack(servers: Servers, dripping: FailingS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two workers that lose patience soon, with themselves and with chunks; their leases are those of a real one."""
     settings = {
         "PENSTOCK_LEASE_SECONDS": "30",
         "PENSTOCK_WATCHDOG_SECONDS": "2",
         "PENSTOCK_STOP_SECONDS": "2",
     }
-    address = S3Address(dripping.endpoint, "stub", "stub")
+    address = S3Address(dripping.endpoint, "any", "any")
     with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="dripping", settings=settings) as stack:
         yield stack
     stack.check_logs()
 
 
 @pytest.fixture
-def slow(dripping_stack: Stack, dripping: StubS3) -> Iterator[Stack]:
+def slow(dripping_stack: Stack, dripping: FailingS3) -> Iterator[Stack]:
     """The stack whose S3 drips when a test says so, whole again."""
     dripping_stack.wait_ready()
     yield dripping_stack
     dripping.flowing.set()
-    dripping.trouble = no_trouble
+    dripping.calm()
     dripping_stack.cancel_all()
     dripping_stack.drain()
     dripping.flowing.clear()

@@ -79,6 +79,8 @@ class Exporting:
         self.prefixes: dict[str, str] = {}
         #: What every poll of the export has shown.
         self.seen: list[dict[str, Any]] = []
+        #: Two parts on their way at a time may both be struck at.
+        self._growing = threading.Lock()
 
     def make(self, collection: str, events: int, words: int) -> None:
         """Make a collection: its name by an import, as a caller does, and its events by one statement."""
@@ -89,11 +91,12 @@ class Exporting:
         self.grow(events, collection, words)
 
     def grow(self, count: int, collection: str = COLLECTION, words: int = EVENT_WORDS) -> None:
-        last = self.events[collection] + count
-        with self.stack.database.transaction() as tx:
-            tx.run(_FILL, first=last - count + 1, last=last, name=collection, words=words)
-            tell_ledger(tx, collection)
-        self.events[collection] = last
+        with self._growing:
+            last = self.events[collection] + count
+            with self.stack.database.transaction() as tx:
+                tx.run(_FILL, first=last - count + 1, last=last, name=collection, words=words)
+                tell_ledger(tx, collection)
+            self.events[collection] = last
 
     # --- the caller's side
 
@@ -342,8 +345,11 @@ def test_an_emptied_redis_loses_no_export(exporting: Exporting, name: str) -> No
 def test_a_restart_of_postgres_leaves_an_export_whole(exporting: Exporting, name: str, kind: str) -> None:
     exporting.meanwhile(lambda _: exporting.stack.servers.restart_postgres("immediate"), kind)
 
-    # With nothing left to be read, the attempt that was struck may end well.
-    exporting.audit(exporting.until(exporting.start(name), "completed"), anew=kind == "part")
+    status = exporting.until(exporting.start(name), "completed")
+
+    # With nothing left to be read, the attempt that was struck may end well. So it may at the first part too, where
+    # the blow takes longer than reading the rest: some 40 MB are within four parts on their way and one that is made.
+    exporting.audit(status, anew=exporting.attempts(status["id"]) > 1)
 
 
 def test_an_s3_that_breaks_off_every_third_part_costs_nothing_but_time(exporting: Exporting, name: str) -> None:

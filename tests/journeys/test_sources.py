@@ -8,32 +8,31 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.local.servers import Servers
+from tests.failing_s3 import FailingS3, Trouble
 from tests.journeys.audit import audit, audit_complete
 from tests.journeys.oracle import Object, make_object
 from tests.journeys.stack import BUCKET, Fault, S3Address, Stack, open_stack, s3_client
-from tests.journeys.stub_s3 import StubS3, no_trouble
 
 
 @pytest.fixture(scope="module")
-def stub() -> Iterator[StubS3]:
-    with StubS3() as running:
+def failing_s3(localbucket: S3Address) -> Iterator[FailingS3]:
+    with FailingS3(localbucket.endpoint) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def stack_on_stub(servers: Servers, stub: StubS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    address = S3Address(stub.endpoint, "stub", "stub")
-    with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="stub") as stack:
+def failing_stack(servers: Servers, failing_s3: FailingS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    address = S3Address(failing_s3.endpoint, "any", "any")
+    with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="failing") as stack:
         yield stack
     stack.check_logs()
 
 
-@pytest.fixture(autouse=True)
-def calm(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let no trouble reach the next journey."""
-    yield
-    if "stub" in request.fixturenames:
-        request.getfixturevalue("stub").trouble = no_trouble
+@pytest.fixture
+def s3(failing_s3: FailingS3) -> Iterator[FailingS3]:
+    """The S3 of the failing stack; no trouble of it reaches the next journey."""
+    yield failing_s3
+    failing_s3.calm()
 
 
 @pytest.fixture(scope="module")
@@ -97,63 +96,62 @@ def test_an_object_overwritten_on_a_server_that_checks_if_match_fails_alike(
     ("status", "code"), [(403, "source_access_denied"), (404, "source_not_found"), (412, "source_changed")]
 )
 def test_what_s3_refuses_for_good_ends_an_import_under_way(
-    stack_on_stub: Stack, stub: StubS3, collection: str, status: int, code: str
+    failing_stack: Stack, s3: FailingS3, collection: str, status: int, code: str
 ) -> None:
     source = make_object(53, 12_000)
-    stub.put(f"{BUCKET}/final", source.content)
-    import_id = stack_on_stub.start("final", collection)
+    key = failing_stack.put(source.content)
+    import_id = failing_stack.start(key, collection)
 
     def refuse() -> None:
-        stub.trouble = lambda method, number: status
+        s3.rule = lambda _: status
 
-    stack_on_stub.follow(import_id, Fault(30, refuse))
+    failing_stack.follow(import_id, Fault(30, refuse))
 
-    failed_because(stack_on_stub, import_id, code)
-    (found,) = audit(stack_on_stub, collection, (import_id, source))
+    failed_because(failing_stack, import_id, code)
+    (found,) = audit(failing_stack, collection, (import_id, source))
     assert 0 < found.counts["imported"] < len(source.firsts)
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "source_access_denied"), (404, "source_not_found")])
 def test_what_s3_refuses_at_the_first_look_fails_before_anything_is_stored(
-    stack_on_stub: Stack, stub: StubS3, collection: str, status: int, code: str
+    failing_stack: Stack, s3: FailingS3, collection: str, status: int, code: str
 ) -> None:
     source = make_object(54, 2_000)
-    stub.put(f"{BUCKET}/refused", source.content)
-    stub.trouble = lambda method, number: status
-    import_id = stack_on_stub.start("refused", collection)
-    stack_on_stub.follow(import_id)
+    key = failing_stack.put(source.content)
+    s3.rule = lambda _: status
+    import_id = failing_stack.start(key, collection)
+    failing_stack.follow(import_id)
 
-    failed_because(stack_on_stub, import_id, code)
-    (found,) = audit(stack_on_stub, collection, (import_id, source))
+    failed_because(failing_stack, import_id, code)
+    (found,) = audit(failing_stack, collection, (import_id, source))
     assert found.chunks == []
 
 
 def test_errors_that_pass_and_bodies_that_break_cost_only_time(
-    stack_on_stub: Stack, stub: StubS3, collection: str
+    failing_stack: Stack, s3: FailingS3, collection: str
 ) -> None:
     source = make_object(55, 8_000)
-    stub.put(f"{BUCKET}/moody", source.content)
-    stub.trouble = lambda method, number: {1: 503, 3: "break"}.get(number % 5)
-    before = stub.refused
-    import_id = stack_on_stub.start("moody", collection)
-    stack_on_stub.follow(import_id)
+    key = failing_stack.put(source.content)
+    s3.rule = lambda asked: {1: 503, 3: Trouble.BROKEN}.get(asked.number % 5)
+    import_id = failing_stack.start(key, collection)
+    failing_stack.follow(import_id)
 
-    assert stub.refused - before > 5
-    audit_complete(stack_on_stub, collection, import_id, source)
+    assert len(s3.troubled) > 5
+    audit_complete(failing_stack, collection, import_id, source)
 
 
-def test_an_s3_that_is_away_for_a_while_costs_only_time(stack_on_stub: Stack, stub: StubS3, collection: str) -> None:
+def test_an_s3_that_is_away_for_a_while_costs_only_time(failing_stack: Stack, s3: FailingS3, collection: str) -> None:
     source = make_object(56, 12_000)
-    stub.put(f"{BUCKET}/away", source.content)
-    import_id = stack_on_stub.start("away", collection)
+    key = failing_stack.put(source.content)
+    import_id = failing_stack.start(key, collection)
     times: list[float] = []
 
     def go_away() -> None:
         back = time.monotonic() + 4.0
         times.append(back)
-        stub.trouble = lambda method, number: 503 if time.monotonic() < back else None
+        s3.rule = lambda _: 503 if time.monotonic() < back else None
 
-    stack_on_stub.follow(import_id, Fault(30, go_away))
+    failing_stack.follow(import_id, Fault(30, go_away))
 
     assert time.monotonic() > times[0], "the import ended while S3 was away"
-    audit_complete(stack_on_stub, collection, import_id, source)
+    audit_complete(failing_stack, collection, import_id, source)

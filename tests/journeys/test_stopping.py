@@ -7,10 +7,10 @@ import signal
 import time
 
 from deploy.local.reaper import runs
+from tests.failing_s3 import FailingS3, Trouble
 from tests.journeys.audit import audit_complete
 from tests.journeys.oracle import make_object
 from tests.journeys.stack import Stack, Worker, wait_until
-from tests.journeys.stub_s3 import StubS3
 from workers.stopping import GIVE_BACK_SECONDS, LEAVE_SECONDS
 
 #: Of these workers.
@@ -18,10 +18,10 @@ STOP_SECONDS = 2.0
 LONGEST_STOP = STOP_SECONDS + GIVE_BACK_SECONDS + LEAVE_SECONDS
 
 
-def start_slow_import(slow: Stack, dripping: StubS3, content: bytes, collection: str) -> str:
+def start_slow_import(slow: Stack, dripping: FailingS3, content: bytes, collection: str) -> str:
     """Start an import and return when every worker is in the middle of a chunk that takes for ever."""
     import_id = slow.start(slow.put(content), collection)
-    dripping.trouble = lambda method, _: "drip" if method == "GET" and slow.open_chunks(import_id) else None
+    dripping.rule = lambda asked: Trouble.DRIP if asked.kind == "GET" and slow.open_chunks(import_id) else None
     wait_until(lambda: slow.leased(import_id) == slow.workers, what="every worker is busy with a slow chunk")
     return import_id
 
@@ -35,7 +35,7 @@ def stop(worker: Worker) -> float:
 
 
 def test_a_chunk_that_a_stopping_worker_cannot_finish_is_given_back_and_costs_no_attempt(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(93, 3_000)
     import_id = start_slow_import(slow, dripping, source.content, collection)
@@ -61,7 +61,7 @@ def test_a_chunk_that_a_stopping_worker_cannot_finish_is_given_back_and_costs_no
 
 
 def test_a_chunk_that_is_done_in_time_is_committed_by_the_worker_that_stops(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(94, 3_000)
     import_id = start_slow_import(slow, dripping, source.content, collection)
@@ -83,11 +83,11 @@ def test_a_chunk_that_is_done_in_time_is_committed_by_the_worker_that_stops(
 
 
 def test_a_worker_stopped_in_the_middle_of_planning_leaves_the_plan_to_another(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(95, 3_000)
     key = slow.put(source.content)
-    dripping.trouble = lambda method, _: "drip" if method == "GET" else None
+    dripping.rule = lambda asked: Trouble.DRIP if asked.kind == "GET" else None
     import_id = slow.start(key, collection)
     planner = "SELECT holder_pid FROM imports WHERE id = %(id)s AND state = 'planning'"
     held_by = wait_until(lambda: slow.rows(planner, id=import_id), what="the import is being planned")[0].holder_pid

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
 from backports import zstd
 
 from deploy.local.reaper import runs
+from tests.failing_s3 import FailingS3, Request, Trouble
 from tests.journeys.audit import audit_complete, whole_counts
 from tests.journeys.oracle import Object, make_object
 from tests.journeys.stack import Stack, wait_until
-from tests.journeys.stub_s3 import StubS3
 from tests.journeys.test_stopping import LONGEST_STOP, STOP_SECONDS
 from tests.journeys.test_watchdog import LONG
 
@@ -27,19 +28,18 @@ def start_walk(stack: Stack, source: Object, collection: str) -> str:
     return stack.start_native(stack.put(content), collection)
 
 
-def drip_walk(slow: Stack, dripping: StubS3) -> list[str]:
+def drip_walk(slow: Stack, dripping: FailingS3) -> list[Request]:
     """Let what a walker reads next drip, and nothing else; return a list that is filled once it does."""
     leased = "SELECT count(*) FROM chunks WHERE kind = 'walk' AND long AND state = 'leased'"
-    dripped: list[str] = []
+    once = threading.Lock()
 
-    def drip_once(method: str, _: int) -> str | None:
-        if method != "GET" or dripped or not slow.value(leased):
+    def drip_once(request: Request) -> Trouble | None:
+        if request.kind != "GET" or once.locked() or not slow.value(leased) or not once.acquire(blocking=False):
             return None
-        dripped.append("drip")
-        return "drip"
+        return Trouble.DRIP
 
-    dripping.trouble = drip_once
-    return dripped
+    dripping.rule = drip_once
+    return dripping.troubled
 
 
 def is_walked(slow: Stack, import_id: str) -> Callable[[], bool]:
@@ -63,7 +63,7 @@ def audit_walk(stack: Stack, import_id: str, source: Object) -> None:
     ]
 
 
-def test_imports_that_can_be_cut_do_not_wait_for_a_walk(slow: Stack, dripping: StubS3, collection: str) -> None:
+def test_imports_that_can_be_cut_do_not_wait_for_a_walk(slow: Stack, dripping: FailingS3, collection: str) -> None:
     walked, cut = make_object(171, 6_000), make_object(172, 3_000)
     drip_walk(slow, dripping)
     walk_id = start_walk(slow, walked, f"{collection}-walk")
@@ -80,7 +80,7 @@ def test_imports_that_can_be_cut_do_not_wait_for_a_walk(slow: Stack, dripping: S
 
 
 def test_a_walker_at_work_for_long_is_not_taken_for_deaf_however_much_waits(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(173, 6_000)
     drip_walk(slow, dripping)
@@ -108,7 +108,7 @@ def test_a_deaf_walker_is_replaced(slow: Stack, collection: str) -> None:
 
 
 def test_a_walker_that_is_told_to_stop_gives_its_chunk_back_and_costs_no_attempt(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source, walker = make_object(175, 6_000), slow.walker()
     dripped = drip_walk(slow, dripping)
@@ -125,7 +125,7 @@ def test_a_walker_that_is_told_to_stop_gives_its_chunk_back_and_costs_no_attempt
 
 
 def test_a_walk_whose_walker_is_killed_goes_on_where_it_was_committed(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(176, 20_000)
     drip_walk(slow, dripping)

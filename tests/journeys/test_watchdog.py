@@ -7,10 +7,10 @@ import signal
 import time
 
 from deploy.local.reaper import runs
+from tests.failing_s3 import FailingS3, Trouble
 from tests.journeys.audit import audit_complete
 from tests.journeys.oracle import make_object
 from tests.journeys.stack import Stack, wait_until
-from tests.journeys.stub_s3 import StubS3
 
 #: Well beyond the patience of these workers, 2 s.
 LONG = 3.5
@@ -37,12 +37,12 @@ def test_workers_that_have_gone_deaf_are_replaced_and_the_import_completes(slow:
 
 
 def test_slow_chunks_and_a_broker_that_is_away_are_no_reason_to_end(
-    slow: Stack, dripping: StubS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(92, 3_000)
     before, complaints = slow.service.pids["worker"], len(_complaints(slow))
     import_id = slow.start(slow.put(source.content), collection)
-    dripping.trouble = lambda method, _: "drip" if method == "GET" and slow.open_chunks(import_id) else None
+    dripping.rule = lambda asked: Trouble.DRIP if asked.kind == "GET" and slow.open_chunks(import_id) else None
     wait_until(lambda: slow.leased(import_id) == slow.workers, what="every worker is busy with a slow chunk")
     time.sleep(LONG)  # for once: that nothing happens is what has to be seen
     assert slow.service.pids["worker"] == before

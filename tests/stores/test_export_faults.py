@@ -485,7 +485,7 @@ def test_an_unknown_commit_leaves_all_of_one_snapshot(
 
 
 #: What S3 is asked for, and how it may go wrong. Of what may be asked again, five times are all there are.
-TROUBLES: list[int | Trouble] = [500, 503, 403, *Trouble]
+TROUBLES: list[int | Trouble] = [500, 503, 403, Trouble.CUT, Trouble.LOST, Trouble.DENIED_LATE]
 
 
 @WISHES

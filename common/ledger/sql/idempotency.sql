@@ -3,12 +3,12 @@ SELECT pg_advisory_xact_lock(hashtextextended('key:' || %(project_id)s || ':' ||
 
 -- name: find_made
 -- One row at the most: whoever writes one holds the key and has found none.
-SELECT kind, fingerprint, made
-FROM (SELECT 'import' AS kind, project_id, key, created_at, fingerprint, import_id::text AS made FROM idempotency_keys
+SELECT fingerprint, made
+FROM (SELECT project_id, key, created_at, fingerprint, import_id::text AS made FROM idempotency_keys
       UNION ALL
-      SELECT 'export', project_id, key, created_at, fingerprint, export_id::text FROM export_keys
+      SELECT project_id, key, created_at, fingerprint, export_id::text FROM export_keys
       UNION ALL
-      SELECT 'push', project_id, key, created_at, fingerprint, verdicts::text FROM push_keys) AS keys
+      SELECT project_id, key, created_at, fingerprint, verdicts::text FROM push_keys) AS keys
 WHERE project_id = %(project_id)s AND key = %(key)s AND created_at >= now() - interval '24 hours'
 
 -- name: note_import

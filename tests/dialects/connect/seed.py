@@ -10,6 +10,15 @@ REQUEST = """{
     "s3SecretAccessKey": "YOUR_SECRET_ACCESS_KEY"
 }"""
 
+#: The document's sample of the request, for a shell.
+SCRIPT = rf"""curl -X POST \
+  -H "X-Project-Id: YOUR_PROJECT_ID" \
+  -H "X-API-Key: YOUR_API_KEY" \
+  -H "Content-Type: application/json" \
+  -d '{REQUEST}' \
+  https://api.getconnect.io/event-import
+"""
+
 #: The document's monitor reply.
 REPLY = """{
     "collection": "purchases",

@@ -358,3 +358,17 @@ def test_a_name_that_no_collection_can_have_is_unknown(
     answer = client.open(path, method=method, json=asked, headers=sent)
 
     assert answer.status_code == 404
+
+
+def test_an_export_repeated_with_its_key_tells_of_the_same_export(
+    client: FlaskClient, sent: dict[str, str], two_events: list[dict[str, Any]]
+) -> None:
+    asked = {"query": {"timeframe": {"previous": {"minutes": 1}}}, "s3Path": "s3://mine", **KEYS}
+    once = {**sent, "Idempotency-Key": "once"}
+    first, again = (client.post("/events/testing/export", json=asked, headers=once) for _ in range(2))
+    other = client.post("/events/testing/export", json={**asked, "query": {}}, headers=once)
+    pushed = client.post("/events/testing", data=b"{}", headers=once)
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert (first.headers["Location"], "true") == (again.headers["Location"], again.headers["Idempotent-Replayed"])
+    assert (other.status_code, pushed.status_code) == (422, 422)

@@ -88,7 +88,7 @@ rules = st.builds(
 
 
 @given(rules, st.lists(lines, min_size=1, max_size=4))
-@settings(max_examples=500)
+@settings(max_examples=150)
 def test_names_are_judged_as_a_walk_through_the_object_would_alone_and_together(
     asked: NameRules, found: list[bytes]
 ) -> None:
@@ -120,6 +120,14 @@ def test_one_bad_name_among_many_good_ones_is_found_wherever_it_stands(name: byt
     members.insert(at, b'"' + name + b'" :{"a":"b"}')
 
     assert NameJudge(RULES).judge(b"{" + b",".join(members) + b"}") is code
+
+
+@pytest.mark.parametrize(("line", "code"), [('{"\u212a":1}', None), ('{"K":1}', RejectCode.RESERVED_PREFIX)])
+def test_the_sign_of_kelvin_is_no_letter_of_a_prefix(line: str, code: RejectCode | None) -> None:
+    judge = NameJudge(replace(RULES, reserved_prefixes=("k",)))
+
+    assert judge.judge(line.encode()) is code
+    assert judge._look_into(line.encode()) is code
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ OF_RULES = {
     RejectCode.RESERVED_NAME,
     RejectCode.MISSING_MEMBER,
     RejectCode.UNKNOWN_REFERENCE,
+    RejectCode.MISSING_MEMBER,
+    RejectCode.UNKNOWN_REFERENCE,
 }
 #: What only a row of CSV can be.
 OF_CSV = {
@@ -49,6 +51,16 @@ OF_CSV = {
     RejectCode.QUOTED_LINE_BREAK,
     RejectCode.RAGGED_ROW,
     RejectCode.INVALID_VALUE,
+}
+#: What a line can be only where the request has rules for it.
+OF_RULES = {
+    RejectCode.EVENT_TOO_LARGE,
+    RejectCode.INVALID_NAME,
+    RejectCode.NAME_TOO_LONG,
+    RejectCode.RESERVED_PREFIX,
+    RejectCode.RESERVED_NAME,
+    RejectCode.MISSING_MEMBER,
+    RejectCode.UNKNOWN_REFERENCE,
 }
 
 

@@ -156,6 +156,17 @@ def test_rules_refuse_only_what_would_be_an_event_and_for_its_size_or_else_for_i
         assert ruled.rejects == [Reject(4, 9, len(event.payload), code, event.payload)]
 
 
+@pytest.mark.parametrize("end", [b"", b"\r"])
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_line_may_have_as_many_bytes_as_the_rules_say_and_none_more(over: int, end: bytes) -> None:
+    line = b'{"a":"' + b"x" * (LONGEST - 8 + over) + b'"}' + end
+    block = Block(0, line + b"\n{}")
+    quick, slow = RULED._decode_at_once(block), RULED._decode_by_line(block, 0)
+
+    assert [reject.code for reject in slow.rejects] == [RejectCode.EVENT_TOO_LARGE] * over
+    assert quick == (None if over else slow)
+
+
 #: Lines whose objects are as many as they are, but not one each.
 MISLEADING = [
     '{"a":\n1}\n{}{}',

@@ -421,6 +421,15 @@ def test_no_bytes_raise(body: bytes, lines_only: bool) -> None:
     TYPED.decode(block, 0)
 
 
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_object_of_a_record_may_have_as_many_bytes_as_the_rules_say_and_none_more(over: int) -> None:
+    mapping = replace(PLAIN, rules=Rules(longest=len('{"a":"xyz"}')))
+    found = decoder(["a"], mapping).decode(Block(2, b"xyz" + b"x" * over + b"\nz", [2, 6 + over]), 0)
+
+    assert [reject.code for reject in found.rejects] == [RejectCode.EVENT_TOO_LARGE] * over
+    assert len(found.events) == 2 - over
+
+
 # --- against the standard library ---------------------------------------------------------------------------
 
 # The standard library's writer leaves a cell with a carriage return and no more unquoted, and its own reader then takes
