@@ -19,6 +19,7 @@ CBC has no MAC. Two things follow from that, which no reader of such keys can me
 from __future__ import annotations
 
 import hmac
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ class Grant:
 
 
 class _ClearText(msgspec.Struct, forbid_unknown_fields=True):
-    filters: dict[str, Any] | None = None
+    filters: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     canQuery: bool = False  # noqa: N815
     canPush: bool = False  # noqa: N815
 
@@ -104,7 +105,17 @@ def _without_padding(padded: bytes) -> tuple[bytes, bool]:
 def _read(text: bytes) -> Grant | None:
     try:
         said = msgspec.json.decode(text, type=_ClearText)
-        query = parse_query({"filter": said.filters}, now=_NEVER)
+        json.loads(text, object_pairs_hook=_once_each)
+        query = parse_query({"filter": said.filters or None}, now=_NEVER)
     except (msgspec.DecodeError, RecursionError, Refusal, ValueError):
         return None
+    if said.canQuery and said.filters is msgspec.UNSET:
+        return None  # who forgot the filter did not mean to show everything: null does
     return Grant(query.conditions, said.canQuery, said.canPush)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose names differ: of two filters nobody can tell which was meant. Raises ValueError."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name is repeated")
+    return found

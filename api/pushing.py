@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Lookup
@@ -181,9 +182,21 @@ class _Once(NamedTuple):
 
 
 def _as_asked(lines: Lookup[str, Sequence[bytes]], mapping: Mapping) -> str:
-    """Return a push in one form: equal texts ask for the same."""
-    texts = {name: [line.decode("latin-1") for line in sent] for name, sent in lines.items()}
-    return "push " + json.dumps([mapping_json(mapping), texts], sort_keys=True)
+    """Return a push in one form: equal texts ask for the same.
+
+    A short one: spelt out in JSON, the 16 MiB of a batch took 220 MB where their letters were not those of ASCII.
+    """
+    digests = {name: _digest(sent) for name, sent in lines.items()}
+    return "push " + json.dumps([mapping_json(mapping), digests], sort_keys=True)
+
+
+def _digest(lines: Sequence[bytes]) -> str:
+    """Return what stands for lines, none of which holds a line feed."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 @cache

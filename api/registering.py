@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from typing import NamedTuple
+from uuid import UUID, uuid4, uuid5
 
 from api.callers import PUSH, QUERY, Caller
 from common.errors import Refusal
 from common.ledger import registry
 from common.model.things import is_uuid, thing_id
 from common.runtime import Runtime
+
+
+class Made(NamedTuple):
+    """What a request for a new thing came to."""
+
+    id: str
+    #: Whether its idempotency key had made it before.
+    replayed: bool
 
 
 class RegistryDesk:
@@ -39,10 +48,14 @@ class RegistryDesk:
         with self._runtime.database.transaction() as tx:
             return [thing.id for thing in registry.list_registered(tx, caller.project_id, kind)]
 
-    def make(self, caller: Caller, kind: str) -> str:
-        """Register a new thing, and return its id. Raises Refusal ``too_many_registered``."""
+    def make(self, caller: Caller, kind: str, *, idempotency_key: str | None = None) -> Made:
+        """Register a new thing, and return its id. Raises Refusal ``too_many_registered``.
+
+        An idempotency key is all that a request says, so the id is made of it: one key makes one thing of a kind, and
+        nobody has to remember for how long.
+        """
         caller.require(PUSH)
-        thing = str(uuid4())
+        made = uuid4() if idempotency_key is None else uuid5(UUID(caller.project_id), f"{kind} {idempotency_key}")
         with self._runtime.database.transaction() as tx:
-            registry.register(tx, caller.project_id, kind, thing)
-        return thing
+            is_new = registry.register(tx, caller.project_id, kind, str(made))
+        return Made(str(made), replayed=not is_new)

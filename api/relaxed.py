@@ -10,7 +10,7 @@ import pyjson5
 
 from common.errors import Refusal
 
-#: Bytes. gunicorn takes an address of 4,094, but a query may come elsewhere, too.
+#: Bytes. gunicorn takes an address of 8,190, but a query may come elsewhere, too.
 MAX_QUERY = 8 * 1024
 #: Brackets open at once; a query needs four.
 _MAX_DEPTH = 32

@@ -22,6 +22,7 @@ from api.callers import Caller, Callers
 from api.desk import Desk, Started
 from api.exporting import ExportStarted
 from api.pushing import Pushed
+from api.registering import Made
 from common.errors import Refusal
 from common.model.formats import Compression
 from common.runtime import Runtime
@@ -197,7 +198,7 @@ def idempotency_key() -> str | None:
     return key
 
 
-def replayed_header(started: Started | ExportStarted | Pushed) -> dict[str, str]:
+def replayed_header(started: Started | ExportStarted | Pushed | Made) -> dict[str, str]:
     """Return the header that tells a repeated request from the first one."""
     return {"Idempotent-Replayed": "true"} if started.replayed else {}
 

@@ -27,7 +27,7 @@ import msgspec
 from common.completing import append, spell
 from common.model.events import Event
 from common.model.rejects import RejectCode
-from common.model.rules import Rules
+from common.model.rules import Reference, Rules
 from common.model.things import Thing, is_uuid, thing_id
 
 #: Stands for an absent member too.
@@ -76,6 +76,7 @@ class Ruling:
         self._empty_is_absent = empty_is_absent
         self._given = {name: msgspec.Raw(spell(value)) for name, value in rules.adds}
         self._added = {name: b"%b:%b" % (spell(name), value) for name, value in self._given.items()}
+        self._names_of_added = {name: _names_of(name, rules.references) for name in self._given}
         self._read = _reader_of([*dict.fromkeys([*chain.from_iterable(rules.required), *self._naming, *self._given])])
 
     def judge(self, event: Event) -> Event | RejectCode:
@@ -103,12 +104,12 @@ class Ruling:
     def _complete(self, events: list[Event], members: dict[str, _Column]) -> list[Event]:
         """Return the events with what they lacked, and note it among their members."""
         for name, given in self._given.items():
-            column = members[name]
+            column = _first_of(members, self._names_of_added[name])
             if _NULL not in column:
                 continue
             added = self._added[name]
             makes_odd = _NUL in added
-            members[name] = [given if value == _NULL else value for value in column]
+            members[name] = [given if old == _NULL else own for own, old in zip(members[name], column, strict=True)]
             events = [
                 _make_event((event_id, has_id, offset, time, odd or makes_odd, append(payload, added)))
                 if value == _NULL
@@ -140,6 +141,11 @@ def ruling_of(rules: Rules, known: Known | None, *, empty_is_absent: bool) -> Ru
     if not (rules.required or rules.references or rules.adds):
         return None
     return Ruling(rules, known or Known(), empty_is_absent=empty_is_absent)
+
+
+def _names_of(name: str, references: Iterable[Reference]) -> Sequence[str]:
+    """Return the names under which a line may have what it would be given under this one."""
+    return next((reference.names for reference in references if name in reference.names), (name,))
 
 
 def _first_of(members: dict[str, _Column], names: Sequence[str]) -> _Column:

@@ -43,6 +43,7 @@ def import_spec(artifact: tuple[str, str] | None, *, compression: Compression | 
             id_names=("$unique_id",),
             time_names=("$time",),
             rules=Rules(
+                any_shape=True,
                 required=(("$time",),),
                 references=tuple(Reference(kind, names) for kind, names in _MEMBERS.items()),
                 adds=adds,

@@ -150,7 +150,8 @@ def _list_artifacts(caller: Caller, kind: str) -> ResponseReturnValue:
 
 def _make_artifact(caller: Caller, kind: str) -> ResponseReturnValue:
     read_json()
-    return render.artifact(_registry().make(caller, kind)), 201
+    made = _registry().make(caller, kind, idempotency_key=idempotency_key())
+    return render.artifact(made.id), 201, replayed_header(made)
 
 
 @blueprint.errorhandler(Refusal)

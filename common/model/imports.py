@@ -111,8 +111,9 @@ class ImportSpec:
     def as_asked(self) -> str:
         """Return the request in one form, without its credentials: equal texts ask for the same import.
 
-        Holds only what differs from a default, so that a field of a later version changes no request of an earlier.
-        Knows no dialect, on purpose: who asks again on another wire, for the same mapping too, gets the same import.
+        Holds only what differs from a default, so that a field of a later version changes no request of an earlier that
+        does not use it. Knows no dialect, on purpose: who asks again on another wire, for the same mapping and rules
+        too, gets the same import.
         A default that is named is another request than one that is left out: the collection may have something else.
         """
         asked = _asked(self)

@@ -37,6 +37,9 @@ class Reference:
 class Rules:
     """The rules of one door. Without any: what the engine asks of every line, and no more."""
 
+    #: Whether a file of the declared format is read line by line whatever it looks like. Otherwise one that looks like
+    #: something else is refused as a whole, before anything is loaded.
+    any_shape: bool = False
     #: Bytes of a line.
     longest: int | None = None
     names: NameRules | None = None
@@ -44,7 +47,8 @@ class Rules:
     required: tuple[tuple[str, ...], ...] = ()
     #: A line must have one of them at least (one that it is given counts), and each that it has must be registered.
     references: tuple[Reference, ...] = ()
-    #: Members, a name and a string, that a line gets at its end where it has none of that name, or null.
+    #: Members, a name and a string, that a line gets at its end where it has none of that name, or null; nor, where
+    #: that is a reference's name, of its others.
     adds: tuple[tuple[str, str], ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from common.model.pushes import Outcome
 from common.model.rejects import RejectCode
 from common.model.sources import SourceKind, SourceRef
 from common.sealing import Sealer
+from common.settings import MIB
 from tests.stage import Stage, event, ndjson
 from workers.imports.load import load_chunk
 from workers.imports.plan import plan_import
@@ -156,6 +158,16 @@ def test_a_key_that_pushed_other_events_is_refused_and_stores_nothing(stage: Sta
     ):
         assert refusal_of(other) == "idempotency_key_reused"
     assert len(stage.rows("events")) == 1
+
+
+def test_a_key_takes_no_memory_by_the_length_of_a_push(stage: Stage) -> None:
+    lines = ["é".encode() * MIB] * 4  # too long to be stored
+    push(stage, *lines)
+    tracemalloc.start()
+    push(stage, *lines)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < MIB
 
 
 def test_pushes_that_come_together_store_their_events_once(stage: Stage) -> None:

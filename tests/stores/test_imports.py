@@ -15,6 +15,7 @@ from common.ledger import imports
 from common.model.formats import Compression, Format
 from common.model.imports import ACTIVE, MOVES, ImportState
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
+from common.model.rules import Rules
 from common.model.sources import Source, SourceRef
 from common.objects import Objects
 from tests.stage import Stage, event, ndjson
@@ -129,6 +130,21 @@ def test_a_file_without_one_object_that_was_to_be_lines_of_them_is_one_failure(s
     assert status.error.code == "wrong_shape"
     assert "no line that is a JSON object" in status.error.message
     assert status.progress.counts.rejected == 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"a,b\n1,2\n", b"junk\n" * 20_000, b"[\n{}\n]", bytes(range(256)) * 8, "{}\n".encode("utf-16")]
+)
+def test_where_a_door_wants_it_a_file_is_lines_whatever_it_looks_like(stage: Stage, body: bytes) -> None:
+    mapping = Mapping(rules=Rules(any_shape=True))
+
+    status = stage.run(body + b"\n{}", format=Format.NDJSON, compression=Compression.NONE, mapping=mapping)
+
+    counts = status.progress.counts
+    assert status.state is ImportState.COMPLETED_WITH_ERRORS
+    assert counts.lines == body.count(b"\n") + 2
+    assert counts.rejected + counts.imported + counts.blank == counts.lines
+    assert [bytes(row.payload) for row in stage.rows()][-1:] == [b"{}"]
 
 
 def test_a_single_line_that_is_no_object_is_a_reject(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Full, Queue
 from typing import Generic, Self, TypeVar
 
@@ -13,13 +14,16 @@ T = TypeVar("T")
 _MOST_WAITING = 8
 #: Seconds between two looks at whether whoever waits here should still do so.
 _LOOK_SECONDS = 0.5
+#: Seconds for the step under way where the process is told to stop: it may be S3's putting together of an object.
+_STOP_SECONDS = 1.0
 
 
 class Behind(Generic[T]):
     """Has a step done with each value given, in their order, by one thread. A context manager.
 
     When it is left, either all values have been through the step, or it raises why not; when it is left by an error no
-    further value goes through it. Either way the thread has ended.
+    further value goes through it. Either way the thread has ended: but where the process is told to stop, it ends with
+    that if it is not quick.
     """
 
     def __init__(self, step: Callable[[T], None], *, check: Callable[[], None], end: Callable[[], None]) -> None:
@@ -34,11 +38,13 @@ class Behind(Generic[T]):
         self._thread.start()
         return self
 
-    def __exit__(self, error: object, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._given_up = error is not None
-        # Room is made sooner or later: the step comes to an end, or is left out.
-        self._values.put(None)
-        self._thread.join()
+        patience = None if error is None or issubclass(error, Exception) else _STOP_SECONDS
+        # Room is made as soon as the step comes to an end: what waits is left out.
+        with suppress(Full):
+            self._values.put(None, timeout=patience)
+        self._thread.join(patience)
         if self._failure and not self._given_up:
             raise self._failure
 

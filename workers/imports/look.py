@@ -37,7 +37,10 @@ def look_at(objects: Objects, source: Source, job: Import, *, chunk_bytes: int) 
     Raises SourceFailed where it is not what was declared, or nothing that we take: before anything is loaded.
     """
     sample, whole, compression = _sample(objects, source, job, SAMPLE_BYTES)
-    layout = find_layout(sample, name=source.key, whole=whole, declared=job.format, compression=compression)
+    if job.format and job.mapping.rules.any_shape:
+        layout = Layout(job.format, compression)
+    else:
+        layout = find_layout(sample, name=source.key, whole=whole, declared=job.format, compression=compression)
     if layout.format is Format.CSV and (not whole or sample.removeprefix(codecs.BOM_UTF8).strip(_BLANK)):
         if not whole and b"\n" not in sample:
             sample, whole, _ = _sample(objects, source, job, _HEADER_LOOK)

@@ -220,7 +220,7 @@ def test_it_may_do_what_it_says_and_never_delete(
     store(client, headers(stage, key), [{"id": 1}])
     for query in (True, False):
         for push in (True, False):
-            sent = headers(stage, case(filtered_key({"canQuery": query, "canPush": push})))
+            sent = headers(stage, case(filtered_key({"filters": None, "canQuery": query, "canPush": push})))
             pushed = client.post("/events/c", json={"id": 1}, headers=sent)
             assert pushed.status_code == (200 if push else 403)
             assert client.get("/events/c/export", headers=sent).status_code == (200 if query else 403)
@@ -325,13 +325,15 @@ FAULTS: dict[str, Callable[[], str]] = {
     "no ciphertext": lambda: filtered_key(QUERY_OF_ALL).partition("-")[0] + "-",
     "a short IV": lambda: filtered_key(QUERY_OF_ALL)[2:],
     "too long": lambda: filtered_key({**QUERY_OF_ALL, "filters": {"a": "x" * 4096}}),
-    "no padding": lambda: encrypted(b'{"canQuery":true' + b" " * 15 + b"}", pad=False),
+    "no padding": lambda: encrypted(b'{"canPush": true' + b" " * 15 + b"}", pad=False),
     "another padding": lambda: with_last_byte(filtered_key(QUERY_OF_ALL), 1),
     "no JSON": lambda: encrypted(b"canQuery"),
     "no UTF-8": lambda: encrypted(b'{"filters":{"\xff":1},"canQuery":true}'),
     "deep JSON": lambda: encrypted(b'{"filters":{"a":' + b"[" * 2000),
+    "two filters": lambda: encrypted(b'{"filters":{"a":1},"filters":null,"canQuery":true}'),
+    "a query without a filter": lambda: filtered_key({"canQuery": True}),
     "an unknown member": lambda: filtered_key({**QUERY_OF_ALL, "canDelete": True}),
-    "no bool": lambda: filtered_key({"canQuery": "true"}),
+    "no bool": lambda: filtered_key({**QUERY_OF_ALL, "canQuery": "true"}),
     "no filter": lambda: filtered_key({**QUERY_OF_ALL, "filters": {"a": {"like": "x"}}}),
     "a filter of ids": lambda: filtered_key({**QUERY_OF_ALL, "filters": {"id": 1}}),
     "another master key": lambda: filtered_key(QUERY_OF_ALL, master="b" * 32),

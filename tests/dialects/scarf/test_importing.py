@@ -269,6 +269,19 @@ def test_the_vendors_entry_of_a_bad_line(client: FlaskClient, stage: Stage, key:
     assert document["error_log_sample"] == [json.loads(seed.BAD_LINE)]
 
 
+@pytest.mark.usefixtures("artifacts")
+@pytest.mark.parametrize("junk", [b"a,b\n1,2", b"[]\n[]", b"<html>\n</html>", b"\n".join([b"junk junk junk"] * 5_000)])
+def test_a_body_that_begins_with_bad_lines_loses_none_of_the_good_ones(
+    client: FlaskClient, stage: Stage, key: str, junk: bytes
+) -> None:
+    bad = junk.count(b"\n") + 1
+
+    document = imported(client, stage, key, junk + b"\n" + ndjson(event()))
+
+    assert (document["status"], counts(document)) == ("done", (bad + 1, 1, bad))
+    assert [entry["line"] for entry in log_of(client, stage, key, document)[:-1]] == [*range(1, bad + 1)]
+
+
 # --- the doors of an artifact
 
 
@@ -289,6 +302,22 @@ def test_the_artifact_of_the_path_is_that_of_events_that_name_none(
     assert counts(document) == (3, 3, 0), document
     kept = [json.loads(row.payload)[member] for row in stage.rows(parse.COLLECTION)]
     assert kept == [artifact, artifact, other]
+
+
+@pytest.mark.usefixtures("artifacts")
+def test_a_pixel_by_the_name_of_the_vendors_prose_is_not_overruled_by_that_of_the_path(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    other = str(uuid4())
+    register(stage, parse.PIXEL, other)
+    lines = [event(package=..., pixel=other), event(package=..., pixel=NOBODYS), event(package=..., pixel=None)]
+    document = imported(client, stage, key, ndjson(*lines), f"tracking-pixels/{{owner}}/{PIXEL}")
+
+    assert counts(document) == (3, 2, 1)
+    assert [entry["tracking_pixel_id"] for entry in document["warning_log_sample"]] == [NOBODYS]
+    first, last = (json.loads(row.payload) for row in stage.rows(parse.COLLECTION))
+    assert first == lines[0]
+    assert last == {**lines[2], "$tracking_pixel": PIXEL}
 
 
 @pytest.mark.parametrize("path", ["packages/{owner}/%s", "tracking-pixels/{owner}/%s"])
@@ -333,6 +362,20 @@ def test_artifacts_are_made_and_listed_by_their_kind(client: FlaskClient, stage:
 
     body = ndjson(event(package=made["packages"]["id"]), event(package=made["tracking-pixels"]["id"]))
     assert counts(imported(client, stage, key, body)) == (2, 1, 1)
+
+
+def test_a_request_for_an_artifact_repeated_with_its_key_makes_no_other(
+    client: FlaskClient, stage: Stage, key: str
+) -> None:
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
+    first, again = (client.post(f"/v2/packages/{stage.caller.project_id}", json={}, headers=headers) for _ in range(2))
+    pixel = client.post(f"/v2/tracking-pixels/{stage.caller.project_id}", json={}, headers=headers)
+
+    assert (first.status_code, "Idempotent-Replayed" in first.headers) == (201, False)
+    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (201, "true")
+    assert first.get_json() == again.get_json() != pixel.get_json()
+    with stage.runtime.database.transaction() as tx:
+        assert len(registry.read_registered(tx, stage.caller.project_id)) == 2
 
 
 # --- refusals

@@ -79,6 +79,7 @@ def test_a_strict_master_key_takes_what_openssl_made_by_its_rule() -> None:
         ({"filters": None}, (0, False, False)),
         ({"canPush": True}, (0, False, True)),
         ({"filters": {}, "canQuery": True}, (0, True, False)),
+        ({"filters": None, "canQuery": True}, (0, True, False)),
         ({"filters": {"a": {"gt": 1, "lt": 2}, "b": [1]}, "canQuery": True, "canPush": True}, (3, True, True)),
     ],
 )
@@ -94,7 +95,7 @@ def test_a_member_that_is_missing_grants_nothing(said: Any, means: tuple[int, bo
         [], None, 1, "x", {"canQuery": 1}, {"canQuery": "true"}, {"canQuery": None}, {"filters": []}, {"filters": "a"},
         {"canDelete": True}, {"canquery": True}, {"filters": {"id": 1}}, {"filters": {"a": {"like": 1}}},
         {"filters": {"timestamp": "2024"}}, {"filters": {"a": {}}}, {"filters": {str(n): 1 for n in range(101)}},
-        {"filters": {"a": [1, "b"]}}, {"timeframe": "today"},
+        {"filters": {"a": [1, "b"]}}, {"timeframe": "today"}, {"canQuery": True},
     ],
 )  # fmt: skip
 def test_what_grants_nothing_that_is_known_is_no_key(said: Any) -> None:
@@ -116,7 +117,7 @@ def test_what_is_not_spelt_as_a_filtered_key_is_none(text: str) -> None:
     "padding", [b"", b" ", b"  ", b"\0", b"\x02\x01", b"\x11" * 17, b"\x10" * 15, b"\x01\x02", b"\x03\x01\x03"]
 )
 def test_padding_is_whole_or_it_is_no_key(padding: bytes) -> None:
-    text = b'{"canQuery":true'  # one block, but for its end
+    text = b'{"canPush": true'  # one block, but for its end
     for filler in range(16):
         padded = text + b" " * filler + b"}" + padding
         if len(padded) % 16 == 0:
@@ -132,7 +133,10 @@ def test_text_that_is_no_json_is_no_key() -> None:
         b"{}{}",
         b"\xff",
         b"nul",
-        b'{"canQuery":tru}',
+        b'{"canPush":tru}',
+        b'{"filters":{"a":1},"filters":null,"canQuery":true}',
+        b'{"filters":{"a":1,"a":2},"canQuery":true}',
+        b'{"canPush":false,"canPush":true}',
         b"[" * 4000,
         b'{"filters":' * 300,
         b"{'a':1}",
@@ -170,4 +174,4 @@ def test_who_knows_the_text_of_a_key_rids_it_of_its_filter_unless_its_master_is_
             wider = [grant for grant in found if grant and grant.may_query and not grant.conditions]
             assert not (master.strict and found != [None] * len(found))
             rid += bool(wider)
-    assert rid > 8, "of most texts"
+    assert rid, "of no text: what is the README about?"

@@ -70,11 +70,14 @@ def objects(draw: st.DrawFn) -> str:
 def verdict(text: str, rules: Rules, known: Known) -> RejectCode | dict[str, Any]:
     """Say the rules over again with the standard library: a code, or the members with what is added."""
     members = json.loads(text)
-    members.update({name: value for name, value in rules.adds if members.get(name) is None})
 
     def first(which: tuple[str, ...]) -> Any:
         return next((members[name] for name in which if members.get(name) is not None), None)
 
+    for name, value in rules.adds:
+        others = [one.names for one in rules.references if name in one.names]
+        if first(others[0] if others else (name,)) is None:
+            members[name] = value
     if any(first(entry) is None for entry in rules.required):
         return RejectCode.MISSING_MEMBER
     named = [(one.kind, first(one.names)) for one in rules.references if first(one.names) is not None]
@@ -262,6 +265,8 @@ def test_a_member_that_a_line_is_given_counts_but_does_not_hide_what_it_has() ->
     assert judged('{"$package":"other"}', rules) == "unknown_reference"
     assert judged('{"$pixel":"other"}', rules) == "unknown_reference"
     assert judged("{}", replace(rules, adds=(("$package", "other"),))) == "unknown_reference"
+    named = f'{{"package":"{ONE.upper()}"}}'
+    assert judged(named, replace(rules, required=())) == named, "it has one under the reference's other name"
 
 
 @given(st.lists(st.sampled_from(["$package", "package"]), min_size=2))

@@ -33,18 +33,6 @@ def receipt(events: int) -> generator.Receipt:
 
 # --- what the file is like
 
-#: Of wires that ask more of their lines.
-OF_RULES = {
-    RejectCode.EVENT_TOO_LARGE,
-    RejectCode.INVALID_NAME,
-    RejectCode.NAME_TOO_LONG,
-    RejectCode.RESERVED_PREFIX,
-    RejectCode.RESERVED_NAME,
-    RejectCode.MISSING_MEMBER,
-    RejectCode.UNKNOWN_REFERENCE,
-    RejectCode.MISSING_MEMBER,
-    RejectCode.UNKNOWN_REFERENCE,
-}
 #: What only a row of CSV can be.
 OF_CSV = {
     RejectCode.INVALID_CSV,

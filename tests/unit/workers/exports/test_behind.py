@@ -104,3 +104,21 @@ def test_no_thread_is_left_whatever_happens() -> None:
     run(failing(-1))
 
     assert set(threading.enumerate()) <= before
+
+
+def test_a_process_that_is_told_to_stop_does_not_wait_for_a_step_that_takes_long() -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def step(_: int) -> None:
+        begun.set()
+        may_go_on.wait(30)
+
+    def stop() -> None:
+        begun.wait(10)
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run(step, check=stop)
+
+    assert not may_go_on.is_set()
+    may_go_on.set()
