@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from random import Random
 from typing import Any
@@ -12,10 +13,11 @@ from tests.journeys.audit import audit_complete
 from tests.journeys.oracle import make_object
 from tests.journeys.stack import Fault, Stack, wait_until
 
-MESSAGES = 10_000
+#: 7 ms each: 10,000 of them take longer than a minute, and have shown nothing that these do not.
+MESSAGES = int(os.environ.get("PENSTOCK_TEST_MESSAGES", "2000"))
 
 
-def test_ten_thousand_doubled_late_foreign_and_broken_messages_change_nothing(stack: Stack, collection: str) -> None:
+def test_thousands_of_doubled_late_foreign_and_broken_messages_change_nothing(stack: Stack, collection: str) -> None:
     """Before, during and after an import; a worker that takes one goes on with the next."""
     ended = make_object(111, 2_000)
     ended_id = stack.start(stack.put(ended.content), f"{collection}-ended")
@@ -38,7 +40,7 @@ def test_ten_thousand_doubled_late_foreign_and_broken_messages_change_nothing(st
     send(101)
     stack.drain(idle=1.0, within=240)
 
-    assert sent == MESSAGES
+    assert sent == MESSAGES // 4 * 4
     assert stack.service.pids["worker"] == workers, "a message has killed a worker"
     audit_complete(stack, collection, import_id, source)
     audit_complete(stack, f"{collection}-ended", ended_id, ended)

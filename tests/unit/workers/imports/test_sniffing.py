@@ -59,7 +59,7 @@ def compact(value: object) -> bytes:
 @pytest.mark.parametrize(
     ("head", "found"),
     [
-        (gzip.compress(b"x"), Compression.GZIP),
+        (gzip.compress(b"x", mtime=0), Compression.GZIP),
         (b"\x28\xb5\x2f\xfd\x00", Compression.ZSTD),
         (b"\x5a\x2a\x4d\x18\x00\x00\x00\x00", Compression.ZSTD),
         (bz2.compress(b"x"), Compression.BZIP2),
@@ -80,8 +80,8 @@ def test_a_compression_is_told_by_its_first_bytes(head: bytes, found: Compressio
 @pytest.mark.parametrize(
     ("head", "declared", "said"),
     [
-        (gzip.compress(b"x"), Compression.NONE, "The object was to be uncompressed, but it is gzip."),
-        (gzip.compress(b"x"), Compression.BZIP2, "The object was to be bzip2, but it is gzip."),
+        (gzip.compress(b"x", mtime=0), Compression.NONE, "The object was to be uncompressed, but it is gzip."),
+        (gzip.compress(b"x", mtime=0), Compression.BZIP2, "The object was to be bzip2, but it is gzip."),
         (EVENT, Compression.ZSTD, "The object was to be Zstandard, but it is not compressed."),
         (b"PK\x03\x04", Compression.GZIP, "The object was to be gzip, but it is zip."),
     ],
