@@ -1,6 +1,6 @@
 """``penstock admin``: projects and keys, by hand, for whoever holds the database.
 
-Needs ``DATABASE_URL`` and, for master keys alone, ``PENSTOCK_SEALING_KEYS``; nothing else of the service. A terminal
+Needs ``DATABASE_URL`` and, for what is kept sealed, ``PENSTOCK_SEALING_KEYS``; nothing else of the service. A terminal
 gets tables; a pipe, or ``--json``, one JSON object a line. Ends with 0, with 1 and a sentence where it cannot be done,
 with 2 where the command line is wrong.
 """
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from api.callers import ALL_SCOPES, create_key, create_master_key, reseal_master_keys
 from api.rendering import iso_time
+from api.signers import ACCESS_KEY_ID, create_key_pair, reseal_key_pairs
 from common.errors import Refusal, Transient
 from common.ledger import collections, migrate, projects, registry
 from common.ledger.database import Database, DriverError, Tx
@@ -69,6 +70,15 @@ def import_limit(text: str) -> int:
     return int(text)
 
 
+scopes_option = click.option(
+    "--scope", "scopes", type=click.Choice(ALL_SCOPES), multiple=True, required=True, help="May be repeated."
+)
+expires_option = click.option(
+    "--expires",
+    type=expiry,
+    metavar="WHEN",
+    help="90d, 12h or 2027-01-31 (UTC); without it the key lives until revoked.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, on a terminal too.")
 
 
@@ -168,13 +178,8 @@ def index_time(project: str, collection: str, *, drop: bool, as_json: bool) -> N
 
 @admin.command("create-key")
 @click.argument("project")
-@click.option("--scope", "scopes", type=click.Choice(ALL_SCOPES), multiple=True, required=True, help="May be repeated.")
-@click.option(
-    "--expires",
-    type=expiry,
-    metavar="WHEN",
-    help="90d, 12h or 2027-01-31 (UTC); without it the key lives until revoked.",
-)
+@scopes_option
+@expires_option
 @click.option("--replace", is_flag=True, help="Where two keys live, revoke the one unused for longest.")
 @as_json
 def create_project_key(
@@ -214,7 +219,7 @@ def create_project_master_key(project: str, *, strict: bool, own: bool, replace:
         raise click.UsageError("There is no key on standard input.")
     with _transaction() as tx:
         found = projects.find_project(tx, project)
-        revoked = projects.make_room(tx, found.id, master=True) if replace else []
+        revoked = projects.make_room(tx, found.id, kind=projects.MASTER) if replace else []
         key_id, key = create_master_key(tx, _sealer(), found.id, strict=strict, key=given)
     if as_json:
         _print({"project": {"id": found.id, "name": found.name}, "id": key_id, "masterKey": key})
@@ -223,16 +228,45 @@ def create_project_master_key(project: str, *, strict: bool, own: bool, replace:
     _say_what_to_know(revoked, kept="the key, sealed")
 
 
-@admin.command("reseal-master-keys")
+@admin.command("create-key-pair")
+@click.argument("project")
+@scopes_option
+@expires_option
+@click.option("--replace", is_flag=True, help="Where two key pairs live, revoke the one unused for longest.")
 @as_json
-def reseal_all_master_keys(*, as_json: bool) -> None:
-    """Seal all master keys with the first of PENSTOCK_SEALING_KEYS: then the others can be taken away.
+def create_project_key_pair(
+    project: str, *, scopes: tuple[str, ...], expires: timedelta | datetime | None, replace: bool, as_json: bool
+) -> None:
+    """Create a key pair for a project and print it, this once: for clients that sign what they send (Signature V4).
+
+    It opens the project, and may make others, which it opens too. Two may live at a time, beside the other keys. Takes
+    PENSTOCK_SEALING_KEYS from the environment too: the secret has to be known, so it is kept sealed, not hashed.
+    """
+    with _transaction() as tx:
+        found = projects.find_project(tx, project)
+        revoked = projects.make_room(tx, found.id, kind=projects.PAIR) if replace else []
+        key_id, secret = create_key_pair(tx, _sealer(), found.id, list(dict.fromkeys(scopes)), expires=expires)
+    if as_json:
+        of = {"id": found.id, "name": found.name}
+        _print({"project": of, "awsAccessKeyId": key_id, "awsSecretAccessKey": secret})
+    else:
+        click.echo(f"AWS_ACCESS_KEY_ID={key_id}\nAWS_SECRET_ACCESS_KEY={secret}")
+    _say_what_to_know(revoked, kept="the secret, sealed")
+
+
+@admin.command("reseal-keys")
+@as_json
+def reseal_keys(*, as_json: bool) -> None:
+    """Seal all master keys and key pairs with the first of PENSTOCK_SEALING_KEYS: then the others can be taken away.
 
     Fails, when it has sealed the rest, where none of them opens one. Safe to run twice, and while requests come.
     """
     with _transaction() as tx:
-        done, left = reseal_master_keys(tx, _sealer())
-    _show([{"resealed": key_id} for key_id in done], as_json=as_json, none="There is no master key.")
+        sealer = _sealer()
+        masters, pairs = reseal_master_keys(tx, sealer), reseal_key_pairs(tx, sealer)
+    done, left = masters[0] + pairs[0], masters[1] + pairs[1]
+    none = "There is neither a master key nor a key pair."
+    _show([{"resealed": key_id} for key_id in done], as_json=as_json, none=none)
     if left:
         text = f"No sealing key opens {', '.join(left)}: add the one that does, or revoke and create anew."
         raise click.ClickException(text)
@@ -266,15 +300,17 @@ def list_keys(project: str, *, as_json: bool) -> None:
 def revoke_key(key_id: str, *, as_json: bool) -> None:
     """End a key: from the next request on it opens nothing. Takes its id, or the whole key; of a master key its id.
 
-    With a master key all filtered keys end that were made with it.
+    The id of a key pair is the access key id. With a master key all filtered keys end that were made with it.
     """
     # Of a key that leaked, the whole is what is at hand.
-    found = re.fullmatch(r"(?:pk_)?([0-9a-f]{12})(?:_.*)?", key_id)
+    found = re.fullmatch(rf"(?:pk_)?([0-9a-f]{{12}})(?:_.*)?|({ACCESS_KEY_ID.pattern})", key_id)
     if not found:
-        raise click.UsageError("A key's id has 12 hexadecimal digits: the part between pk_ and the next underscore.")
+        text = "A key's id has 12 hexadecimal digits: the part between pk_ and the next underscore."
+        raise click.UsageError(f"{text} That of a key pair begins with PSAK.")
+    revoked = found[1] or found[2]
     with _transaction() as tx:
-        revoked_at = projects.revoke_key(tx, found[1])
-    _show([{"id": found[1], "revokedAt": revoked_at}], as_json=as_json)
+        revoked_at = projects.revoke_key(tx, revoked)
+    _show([{"id": revoked, "revokedAt": revoked_at}], as_json=as_json)
 
 
 # Where whoever made one looks for the way to end it.

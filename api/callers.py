@@ -199,8 +199,7 @@ class Callers:
         known = age < OPENED_SECONDS
         wait = 0 if known else self._failures.seconds_to_wait(address, shown.key_id, mark)
         if wait:
-            text = "Too many requests from your address showed a key that opens nothing. Wait, and try the right one."
-            raise Refusal("too_many_failures", text, retryAfter=wait)
+            raise too_many_failures(wait)
         opened = self._find_master(shown, filtered or credential) if takes_master_keys else None
         opened = opened or self._find(shown)
         if opened is None:
@@ -215,7 +214,7 @@ class Callers:
                 # which has a bound, has to do for them.
                 self._failures.spare(mark)
         key = opened.key
-        self._note_use(key)
+        note_use(self._database, key)
         bind(project_id=key.project_id, key_id=key.id)
         return Caller(key.project_id, key.project_name, key.id, opened.scopes, key.import_limit, opened.conditions)
 
@@ -253,15 +252,6 @@ class Callers:
             self._marked.clear()
         self._marked[shown] = time.monotonic()
 
-    def _note_use(self, key: projects.Key) -> None:
-        if not key.use_is_due:
-            return
-        try:
-            with self._database.transaction() as tx:
-                projects.note_use(tx, key.id)
-        except (PenstockError, DriverError) as error:  # the caller is known all the same
-            log.warning("use_not_noted", key_id=key.id, error=type(error).__name__)
-
 
 #: What a master key says of itself.
 _ALL = Grant((), may_query=True, may_push=True)
@@ -281,6 +271,23 @@ def _opened(key: projects.Key, grant: Grant) -> _Opened:
     query = FILTERED_QUERY if grant.conditions else QUERY
     may = {PUSH: grant.may_push, query: grant.may_query}
     return _Opened(key, frozenset(scope for scope in may if may[scope]), grant.conditions)
+
+
+def note_use(database: Database, key: projects.Key) -> None:
+    """Note that a key was used, once a minute at most. Raises nothing: the caller is known all the same."""
+    if not key.use_is_due:
+        return
+    try:
+        with database.transaction() as tx:
+            projects.note_use(tx, key.id)
+    except (PenstockError, DriverError) as error:
+        log.warning("use_not_noted", key_id=key.id, error=type(error).__name__)
+
+
+def too_many_failures(wait: int) -> Refusal:
+    """Return the answer to whoever has to wait so many seconds."""
+    text = "Too many requests from your address showed a key that opens nothing. Wait, and try the right one."
+    return Refusal("too_many_failures", text, retryAfter=wait)
 
 
 def _refusal() -> Refusal:

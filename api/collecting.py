@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from api.callers import ADMIN, FILTERED_QUERY, PUSH, QUERY, Caller
-from common.ledger import collections
+from api.pushing import identity_of
+from common.ledger import answers, collections, pushes
+from common.ledger.answers import Answer
+from common.ledger.database import Tx
 from common.model.collections import CollectionStatus, StoredEvent, unknown_collection
+from common.model.events import MAX_ID_BYTES
+from common.model.mapping import OnDuplicate
+from common.model.pushes import Push
 from common.model.query import Query
 from common.runtime import Runtime
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
+
+#: What an answer is kept as; the rooms have statuses of their own.
+_DONE = 200
 
 #: Bytes of events after which a page ends, and events that it looks at: a request has an end, however few match.
 _PAGE_BYTES, _PAGE_LOOKS = 4 * 1024 * 1024, 20_000
@@ -85,6 +95,33 @@ class CollectionDesk:
             )
         return EventPage(items, next_after)
 
+    def find_event(self, caller: Caller, name: str, event_id: str) -> StoredEvent | None:
+        """Return the event of a collection whose line has this id, a string; None where there is none."""
+        caller.require(QUERY)
+        key = _key(self._runtime, event_id)
+        with self._runtime.database.transaction() as tx:
+            found = collections.find(tx, caller.project_id, name, hold=False)
+            return collections.find_event(tx, found.id, key) if found and key else None
+
+    def delete_event(
+        self, caller: Caller, name: str, event_id: str, *, request: bytes | None = None
+    ) -> StoredEvent | None:
+        """Delete such an event, and return it; None where there was none. Whoever imports it again has it again.
+
+        ``request``, 32 bytes that stand for the request: the second time nothing is deleted, and what was returned the
+        first time is returned again.
+        """
+        caller.require(PUSH)
+        key = _key(self._runtime, event_id)
+        with self._runtime.database.transaction() as tx:
+            if request is None:
+                return _delete_event(tx, caller, name, key)
+
+            def work() -> Answer:
+                return Answer(_DONE, _telling(_delete_event(tx, caller, name, key)))
+
+            return _told(answers.answer_once(tx, work, api_key_id=caller.key_id, request=request).body)
+
     def delete_collection(self, caller: Caller, name: str) -> None:
         """Delete a collection: when this returns its events are nobody's, and its name is free for another.
 
@@ -95,3 +132,30 @@ class CollectionDesk:
         with self._runtime.database.transaction() as tx:
             number = collections.delete_collection(tx, caller.project_id, name)
         log.info("collection_deleted", collection=name, number=number)
+
+
+def _delete_event(tx: Tx, caller: Caller, name: str, key: bytes | None) -> StoredEvent | None:
+    found = collections.find(tx, caller.project_id, name)
+    gone = collections.delete_event(tx, found.id, key) if found and key else None
+    if found and gone:
+        number, _ = pushes.begin_push(tx)
+        push = Push(number, caller.project_id, found.id, caller.key_id, OnDuplicate.KEEP)
+        pushes.note_deletion(tx, push, len(gone.payload))
+    return gone
+
+
+def _telling(event: StoredEvent | None) -> bytes:
+    return json.dumps(event and [event.id, event.time.isoformat(), event.payload.decode()]).encode()
+
+
+def _told(body: bytes) -> StoredEvent | None:
+    said = json.loads(body)
+    return said and StoredEvent(said[0], datetime.fromisoformat(said[1]), said[2].encode())
+
+
+def _key(runtime: Runtime, event_id: str) -> bytes | None:
+    """Return the 16 bytes of an id as a line has it; None for what no line can have."""
+    try:
+        return identity_of(runtime).of_string(event_id) if 0 < len(event_id.encode()) <= MAX_ID_BYTES else None
+    except UnicodeEncodeError:
+        return None

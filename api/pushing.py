@@ -12,6 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from api.callers import PUSH, Caller
+from common.errors import Refusal
 from common.judging import LineJudge
 from common.ledger import collections, pushes, registry
 from common.ledger.database import Deadlock, Tx
@@ -19,7 +20,7 @@ from common.ledger.events import read_hash_key
 from common.ledger.idempotency import Kind, find_made, note_made
 from common.ledger.rows import mapping_json, mapping_of, remembered_json
 from common.model.events import Event, Identity
-from common.model.mapping import Mapping
+from common.model.mapping import Mapping, OnDuplicate
 from common.model.pushes import Judged, Outcome, Push, Stored, Verdict, add_up, keep_one_of_each, verdict_of, verdicts
 from common.model.rejects import RejectCode
 from common.model.things import MOST_THINGS
@@ -67,10 +68,11 @@ class PushDesk:
         """Store events and return what became of each: all of them in one transaction, or on an error none.
 
         ``lines`` are events by the names of their collections, which are valid, each as a line of an object would be,
-        and judged as one. A new collection gets ``mapping``, any other has its own. A line without a time gets that of
-        the request, by the clock of the database. Safe to repeat for lines with ids: what is stored is a duplicate; a
-        line without id gets one made of the push's number and its place, and is another event when it is sent again:
-        but for a key that has stored the same lines within 24 hours, which gets the first answer and stores nothing.
+        and judged as one. A new collection gets ``mapping``, any other has its own; whoever pushes in order to replace
+        is refused with ``mapping_conflict`` where that keeps. A line without a time gets that of the request, by the
+        clock of the database. Safe to repeat for lines with ids: what is stored is a duplicate; a line without id gets
+        one made of the push's number and its place, and is another event when it is sent again: but for a key that has
+        stored the same lines within 24 hours, which gets the first answer and stores nothing.
         May block while another transaction commits the same ids, or has the key. Raises Refusal
         ``idempotency_key_reused`` where the key has made something else.
         """
@@ -92,7 +94,7 @@ class PushDesk:
     def _push_once(
         self, caller: Caller, lines: Lookup[str, Sequence[bytes]], mapping: Mapping, once: _Once | None
     ) -> tuple[Pushed, Collection[_Part]]:
-        identity = _identity(self._runtime)
+        identity = identity_of(self._runtime)
         with self._runtime.database.transaction() as tx:
             told = once.find_verdicts(tx) if once else None
             if told is not None:
@@ -133,6 +135,7 @@ class PushDesk:
             agreed = mapping
             if collection and collection.mapping:
                 agreed = replace(mapping_of(collection.mapping), rules=mapping.rules)
+                _check_replaces(name, mapping, agreed)
             judge = LineJudge(
                 agreed,
                 identity=identity,
@@ -199,7 +202,14 @@ def _digest(lines: Sequence[bytes]) -> str:
     return digest.hexdigest()
 
 
+def _check_replaces(name: str, wished: Mapping, collections: Mapping) -> None:
+    if wished.on_duplicate is OnDuplicate.REPLACE and collections.on_duplicate is OnDuplicate.KEEP:
+        text = f"What is pushed here takes the place of what is stored, and the collection {name!r} keeps what it has."
+        raise Refusal("mapping_conflict", text)
+
+
 @cache
-def _identity(runtime: Runtime) -> Identity:
+def identity_of(runtime: Runtime) -> Identity:
+    """Return what makes the ids of this database's events."""
     with runtime.database.transaction() as tx:
         return Identity(read_hash_key(tx))

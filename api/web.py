@@ -26,6 +26,9 @@ from api.registering import Made
 from common.errors import Refusal
 from common.model.formats import Compression
 from common.runtime import Runtime
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
 
 HOST = re.compile(r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -219,6 +222,16 @@ def link(path: str) -> str:
     # Not werkzeug's host_url: it decodes international names, and fails on some.
     base = runtime().settings.base_url or f"{request.scheme}://{request.headers['Host']}"
     return base.rstrip("/") + path
+
+
+def log_mistake(error: Exception) -> str:
+    """Log the kind and the place of a mistake of ours, whose text could hold anything, and return what to tell."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+    log.error("request_failed", error=type(error).__name__, where=where)
+    return "The service made a mistake. It is logged; trying again may help."
 
 
 def status_of(error: HTTPException) -> int:

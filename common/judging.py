@@ -86,6 +86,7 @@ class LineJudge:
         self._default_time = default_time
         self._id_names, self._time_names = mapping.id_names, mapping.time_names
 
+        self._of_integer = identity.of_digits if mapping.rules.digits_are_text else identity.of_integer
         self._longest = mapping.rules.longest
         self._names = name_judge(mapping.rules.names)
 
@@ -94,7 +95,7 @@ class LineJudge:
         self._id_fields = [attrgetter(fields[name]) for name in self._id_names]
         self._time_fields = [attrgetter(fields[name]) for name in self._time_names]
         self._typed = _typed_decoder(names)
-        self._ruling = ruling_of(mapping.rules, known, empty_is_absent=self._empty_is_absent)
+        self._ruling = ruling_of(mapping.rules, known, identity=identity, empty_is_absent=self._empty_is_absent)
 
     def judge(self, payload: bytes, offset: int) -> Event | RejectCode:
         """Return the event that a line is, without its line end and not blank, or why it is none.
@@ -172,7 +173,7 @@ class LineJudge:
                 return RejectCode.ID_TOO_LONG
             return self._identity.of_string(value)
         if type(value) is int:
-            return self._identity.of_integer(value) if -_HUGE // 10 < value < _HUGE else RejectCode.ID_TOO_LONG
+            return self._of_integer(value) if -_HUGE // 10 < value < _HUGE else RejectCode.ID_TOO_LONG
         return RejectCode.INVALID_ID
 
     def _ruled(self, event: Event) -> Event | RejectCode:

@@ -7,6 +7,7 @@ Of the rules in ``common.model.rules`` these are asked here, in this order; thos
    not registered.
 
 They are asked of the line with its ``adds``, so a member that it is given counts. Of a repeated key the last counts.
+An event without an id is given one last (``names_id``), since what refuses it need not know it.
 Rows of CSV are held to them as the objects that they become; an empty cell counts as absent.
 
 Members are read in a pass of their own, which is the same for lines and rows, for many and for one: so no way through
@@ -25,7 +26,7 @@ from typing import Any
 import msgspec
 
 from common.completing import append, spell
-from common.model.events import Event
+from common.model.events import Event, Identity
 from common.model.rejects import RejectCode
 from common.model.rules import Reference, Rules
 from common.model.things import Thing, is_uuid, thing_id
@@ -64,15 +65,17 @@ class Known:
 class Ruling:
     """The rules of one door."""
 
-    def __init__(self, rules: Rules, known: Known, *, empty_is_absent: bool = False) -> None:
+    def __init__(self, rules: Rules, known: Known, *, identity: Identity, empty_is_absent: bool = False) -> None:
         """Take the rules; ``known`` is told what events name, so they come here last, once nothing else refuses them.
 
-        ``empty_is_absent``: so does an empty string, not only null.
+        ``identity`` makes ids for those that are to say theirs. ``empty_is_absent``: so does an empty string, not only
+        null.
         """
         self._required = rules.required
         self._references = rules.references
         self._naming = tuple(chain.from_iterable(reference.names for reference in rules.references))
         self._known = known
+        self._identity, self._id_name = identity, rules.names_id and spell(rules.names_id)
         self._empty_is_absent = empty_is_absent
         self._given = {name: msgspec.Raw(spell(value)) for name, value in rules.adds}
         self._added = {name: b"%b:%b" % (spell(name), value) for name, value in self._given.items()}
@@ -116,7 +119,15 @@ class Ruling:
                 else _make_event((event_id, has_id, offset, time, odd, payload))
                 for (event_id, has_id, offset, time, odd, payload), value in zip(events, column, strict=True)
             ]
-        return events
+        return [self._name(event) for event in events] if self._id_name else events
+
+    def _name(self, event: Event) -> Event:
+        """Return the event with its id in it; it stays one whose id nobody else can have."""
+        if event.has_id or not self._id_name:
+            return event
+        key = self._identity.of_place(event.event_id)
+        member = b'%b:"%b"' % (self._id_name, str(key).encode())
+        return event._replace(event_id=key.bytes, payload=append(event.payload, member))
 
     def _fault(self, members: dict[str, _Column]) -> RejectCode | None:
         """Return what is wrong with one of the events, the first rule first; what all name is known if nothing is."""
@@ -136,11 +147,11 @@ class Ruling:
         return None if self._known.take(things) else RejectCode.UNKNOWN_REFERENCE
 
 
-def ruling_of(rules: Rules, known: Known | None, *, empty_is_absent: bool) -> Ruling | None:
+def ruling_of(rules: Rules, known: Known | None, *, identity: Identity, empty_is_absent: bool) -> Ruling | None:
     """Return the ruling of a door; None where it asks for nothing and adds nothing."""
-    if not (rules.required or rules.references or rules.adds):
+    if not (rules.required or rules.references or rules.adds or rules.names_id):
         return None
-    return Ruling(rules, known or Known(), empty_is_absent=empty_is_absent)
+    return Ruling(rules, known or Known(), identity=identity, empty_is_absent=empty_is_absent)
 
 
 def _names_of(name: str, references: Iterable[Reference]) -> Sequence[str]:

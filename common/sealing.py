@@ -1,9 +1,8 @@
-"""Seals callers' S3 credentials and projects' master keys: only who has the sealing key, and names whose they are, can
-open them.
+"""Seals what is secret and has to be known: callers' S3 credentials, projects' master keys, the secrets of key pairs.
 
-AES-256-GCM of the cryptography library. The id of the import, or of the project, is bound in as associated data, so
-that a row's secret moved to another does not open. A fresh random nonce a seal. A new key first opens everywhere, and
-then moves to the front.
+Only who has the sealing key, and names whose they are, can open them. AES-256-GCM of the cryptography library. The id
+of the import, of the project or of the pair is bound in as associated data, so that a row's secret moved to another
+does not open. A fresh random nonce a seal. A new key first opens everywhere, and then moves to the front.
 """
 
 from __future__ import annotations
@@ -62,6 +61,14 @@ class Sealer:
         """Return the master key; None where no key of ours opens it."""
         return self._open(_master_of(project_id), sealed)
 
+    def seal_secret(self, access_key_id: str, secret: str) -> bytes:
+        """Return the secret of a key pair as bytes that only ``open_secret`` with the same id can read."""
+        return self._seal(_secret_of(access_key_id), secret)
+
+    def open_secret(self, access_key_id: str, sealed: bytes) -> str | None:
+        """Return the secret; None where no key of ours opens it."""
+        return self._open(_secret_of(access_key_id), sealed)
+
     def _seal(self, owner: str, text: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._ciphers[0].encrypt(nonce, text.encode(), owner.encode())
@@ -86,6 +93,10 @@ class Sealer:
 def _master_of(project_id: str) -> str:
     """Return what is bound in: no job's id, whatever the project's."""
     return f"master key of {project_id}"
+
+
+def _secret_of(access_key_id: str) -> str:
+    return f"secret of {access_key_id}"
 
 
 def _fingerprint_key(key: bytes) -> bytes:

@@ -84,6 +84,10 @@ class Settings:
     )
 
     import_limit: int = setting("Active imports that a project may have, unless its row says otherwise.", 15)
+    endpoint_import_limit: int = setting(
+        "Active imports of endpoints that a project may have, among all of its own.", 2
+    )
+    endpoint_import_bytes: int = setting("Bytes of all objects above which an import of endpoints fails.", 1024 * MIB)
     export_limit: int = setting("Active exports that a project may have.", 5)
     max_rejects: int = setting(
         "Rejected lines above which an import fails, unless its request allows fewer.", 1_000_000, least=0

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from common.dispatch import Lane
 from common.errors import PenstockError, Terminal, Transient
-from common.ledger import chunks, collections, exports, idempotency, imports, leases, pushes, uploads
+from common.ledger import answers, chunks, collections, exports, idempotency, imports, leases, pushes, uploads
 from common.ledger.database import Database, Tx
 from common.model.sources import SourceRef
 from common.model.uploads import Upload
@@ -225,6 +225,7 @@ def _list_begun(runtime: Runtime, ref: SourceRef) -> list[str]:
 def _forget_old_keys(runtime: Runtime) -> None:
     with runtime.database.transaction() as tx:
         idempotency.delete_old_keys(tx)
+        answers.delete_old_answers(tx)
 
 
 def _fold_pushes(runtime: Runtime) -> None:

@@ -22,6 +22,7 @@ from api.web import (
     headers_of,
     idempotency_key,
     link,
+    log_mistake,
     replayed_header,
     request_line,
     runtime,
@@ -206,14 +207,8 @@ def refuse_http(error: HTTPException) -> ResponseReturnValue:
 
 
 def _apologise(error: Exception) -> ResponseReturnValue:
-    """Answer a mistake of ours without its text, which could hold anything; the log has its kind and place."""
-    place = error.__traceback__
-    while place and place.tb_next:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
-    log.error("request_failed", error=type(error).__name__, where=where)
-    text = "The service made a mistake. It is logged; trying again may help."
-    return _problem(render.problem(500, "internal_error", text)), 500
+    """Answer a mistake of ours without its text."""
+    return _problem(render.problem(500, "internal_error", log_mistake(error))), 500
 
 
 def _problem(body: dict[str, Any]) -> Response:

@@ -8,6 +8,8 @@ it sees the job, or whoever comes second finds the name free.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from common.errors import Refusal
 from common.ledger.database import Database, Tx
@@ -139,6 +141,25 @@ def read_events(
             found.append(StoredEvent(row.event_id, row.time, payload))
             size += len(payload)
     return found, upto
+
+
+def find_event(tx: Tx, collection_id: int, event_id: bytes) -> StoredEvent | None:
+    """Return the event of a collection that has this id of 16 bytes; None where there is none."""
+    row = tx.one(_SQL["find_event"], collection_id=collection_id, event_id=str(UUID(bytes=event_id)))
+    return _event(row) if row else None
+
+
+def delete_event(tx: Tx, collection_id: int, event_id: bytes) -> StoredEvent | None:
+    """Delete an event, and return it; None where there was none. The ledger is told by ``pushes.note_deletion``.
+
+    Blocks while a transaction that has taken its place is under way.
+    """
+    row = tx.one(_SQL["delete_event"], collection_id=collection_id, event_id=str(UUID(bytes=event_id)))
+    return _event(row) if row else None
+
+
+def _event(row: Any) -> StoredEvent:
+    return StoredEvent(row.event_id, row.time, row.payload.encode())
 
 
 def collections_to_empty(tx: Tx) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from common.errors import Refusal, Terminal
 from common.ledger import collections
 from common.ledger.database import Tx
-from common.ledger.filtering import select_events
+from common.ledger.filtering import Selection, select_events
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import hex_id
@@ -125,7 +125,7 @@ def count_events(tx: Tx, job: Export) -> tuple[Totals, int]:
     whole = None if job.spec.fill else _whole_collection(tx, job)
     if whole:
         return whole, 0
-    selection, fill = select_events(job.collection_id, job.spec.query), job.spec.fill
+    selection, fill = _selection(job), job.spec.fill
     values: dict[str, Any] = {**selection.values, "whole": not (selection.judges_odd or fill)}
     statement = _SQL["count_exported"]
     if fill:
@@ -142,10 +142,14 @@ def _whole_collection(tx: Tx, job: Export) -> Totals | None:
 
     As of the snapshot: what is stored and what the ledger says of it are committed together.
     """
-    if job.spec.query != EVERYTHING:
+    if job.spec.query != EVERYTHING or job.spec.import_number is not None:
         return None
     found, _ = collections.list_collections(tx, job.project_id, name=job.spec.collection, limit=1)
     return next((Totals(one.events, one.size) for one in found if one.size is not None), None)
+
+
+def _selection(job: Export) -> Selection:
+    return select_events(job.collection_id, job.spec.query, import_number=job.spec.import_number)
 
 
 def copy_events(tx: Tx, job: Export, write: Callable[[bytes], None], *, odd_only: bool = False) -> None:
@@ -160,7 +164,7 @@ def copy_events(tx: Tx, job: Export, write: Callable[[bytes], None], *, odd_only
     are. (COPY's text form doubles backslashes, its binary form would have to be cut row by row in Python.) May block
     for as long as ``write`` does. Raises what that raises.
     """
-    selection = select_events(job.collection_id, job.spec.query)
+    selection = _selection(job)
     statement = _SQL["copy_payloads"]
     if job.spec.fill:
         statement = _SQL["copy_with_identity"]

@@ -50,10 +50,15 @@ class Selection(NamedTuple):
         return statement.replace("/* selection */ true", self.where)
 
 
-def select_events(collection_id: int, query: Query) -> Selection:
-    """Return the rows of a collection that a query asks for, as the condition of a WHERE."""
+def select_events(collection_id: int, query: Query, *, import_number: int | None = None) -> Selection:
+    """Return the rows of a collection that a query asks for, as the condition of a WHERE.
+
+    ``import_number``: of the rows of that import alone.
+    """
     built = _Builder()
     where = [f"collection_id = {built.value(collection_id)}"]
+    if import_number is not None:
+        where.append(f"import_number = {built.value(import_number)}")
     if query.start is not None:
         where.append(f"time >= {built.value(query.start)}")
     if query.end is not None:

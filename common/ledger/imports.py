@@ -15,9 +15,11 @@ from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
 from common.ledger.rows import counts_of, hex_id, mapping_json, mapping_of, remembered_json
+from common.ledger.segments import define_segment
 from common.model.formats import Compression, Format, Layout
 from common.model.imports import (
     AUTO,
+    NO_TERMS,
     SHOWN_OBJECTS,
     Failure,
     IfSeen,
@@ -30,6 +32,7 @@ from common.model.imports import (
     PieceState,
     Plan,
     Progress,
+    Terms,
 )
 from common.model.mapping import Mapping
 from common.model.rejects import LineError, RejectCode
@@ -42,18 +45,26 @@ _SQL = load_queries("imports")
 SLOT_RETRY_SECONDS = (12, 18)
 
 
-def check_slots(tx: Tx, project_id: str, *, default_limit: int) -> None:
-    """Raise Refusal ``too_many_active_imports``, with the limit and the ids that hold slots, where none is free."""
+def check_slots(tx: Tx, project_id: str, *, default_limit: int, terms: Terms = NO_TERMS) -> None:
+    """Raise Refusal ``too_many_active_imports``, with the limit and the ids that hold slots, where none is free.
+
+    A door may have a limit of its own inside the project's: then those count that came through it.
+    """
     row = tx.one(_SQL["import_limit"], project_id=project_id)
-    limit = row.import_limit if row and row.import_limit else default_limit
-    active = [hex_id(row.id) for row in tx.all(_SQL["active_imports"], project_id=project_id)]
+    active = tx.all(_SQL["active_imports"], project_id=project_id)
+    _check_limit(active, row.import_limit if row and row.import_limit else default_limit)
+    if terms.limit is not None:
+        _check_limit([one for one in active if one.door == terms.door], terms.limit)
+
+
+def _check_limit(active: Sequence[Any], limit: int) -> None:
     if len(active) >= limit:
         raise Refusal(
             "too_many_active_imports",
             f"too many active imports: {len(active)} of {limit} slots of this project are in use. "
             "Wait for one to end, or cancel one.",
             limit=limit,
-            activeImports=active,
+            activeImports=[hex_id(one.id) for one in active],
             # Spread: callers that were refused together would come back together.
             retryAfter=random.randint(*SLOT_RETRY_SECONDS),  # noqa: S311  nothing to guess
         )
@@ -81,7 +92,7 @@ def admit_import(
     does, and ``mapping_conflict`` where the collection has another rule for stored ids.
     """
     tx.run(_SQL["lock_slots"], project_id=project_id)
-    check_slots(tx, project_id, default_limit=default_limit)
+    check_slots(tx, project_id, default_limit=default_limit, terms=spec.terms)
     collection = collections.ensure(tx, project_id, spec.collection, remembered_json(spec.mapping))
     tx.run(
         _SQL["insert_import"],
@@ -94,8 +105,13 @@ def admit_import(
         format=spec.format or AUTO,
         compression=spec.compression or AUTO,
         if_seen=spec.if_seen,
+        door=spec.terms.door or None,
+        most_bytes=spec.terms.most_bytes,
+        asked=json.dumps(spec.terms.asked) if spec.terms.asked else None,
         max_rejects=most_rejects if spec.max_rejects is None else min(spec.max_rejects, most_rejects),
     )
+    if spec.segment:
+        define_segment(tx, project_id, import_id, spec.segment)
 
 
 def _agreed(spec: ImportSpec, collections: Mapping) -> Mapping:
@@ -360,6 +376,7 @@ def _import(row: Any) -> Import:
         Format(row.format) if row.format != AUTO else None,
         Compression(row.compression) if row.compression != AUTO else None,
         IfSeen(row.if_seen),
+        row.most_bytes,
     )
 
 
@@ -410,4 +427,6 @@ def _status(tx: Tx, row: Any) -> ImportStatus:
         format=row.format,
         compression=row.compression,
         external_id=external_id(hex_id(row.project_id)) if source.role else None,
+        asked=row.asked or {},
+        segment_id=hex_id(row.segment_id) if row.segment_id else None,
     )

@@ -16,6 +16,9 @@ _SQL = load_queries("projects")
 
 #: Live keys of each kind that a project may have: one in use, and the one that is to follow it.
 MOST_KEYS = 2
+#: Kinds of keys: one that is shown, one that encrypts others, one whose secret signs.
+SHOWN, MASTER, PAIR = "key", "master", "pair"
+_KINDS = {SHOWN: "keys", MASTER: "master keys", PAIR: "key pairs"}
 
 
 class Project(NamedTuple):
@@ -60,7 +63,7 @@ class KeyEntry(NamedTuple):
     scopes: list[str]
     #: ``live``, ``expired`` or ``revoked``.
     state: str
-    #: ``key``, ``master`` or ``strict master``.
+    #: ``key``, ``master``, ``strict master`` or ``pair``.
     kind: str
     created_at: datetime
     expires_at: datetime | None
@@ -110,12 +113,13 @@ def create_key(
     secret_sha256: bytes,
     scopes: list[str],
     expires: datetime | timedelta | None = None,
+    kind: str = SHOWN,
 ) -> None:
     """Insert a key. The secret itself is for the caller to show, once.
 
-    Raises Refusal ``too_many_keys`` where two live already, under any race, and ``already_expired``.
+    Raises Refusal ``too_many_keys`` where two of the kind live already, under any race, and ``already_expired``.
     """
-    _check_room(tx, project_id, master=False)
+    _check_room(tx, project_id, kind)
     made = tx.one(
         _SQL["insert_key"],
         id=key_id,
@@ -131,15 +135,15 @@ def create_key(
 
 def create_master_key(tx: Tx, *, key_id: str, project_id: str, sealed: bytes, strict: bool, scopes: list[str]) -> None:
     """Insert a key that has to be known, sealed. Raises Refusal ``too_many_keys`` where two such live already."""
-    _check_room(tx, project_id, master=True)
+    _check_room(tx, project_id, MASTER)
     no_digest = {"secret_sha256": b"", "expires_at": None, "expires_after": None}
     tx.run(_SQL["insert_key"], id=key_id, project_id=project_id, scopes=scopes, **no_digest)
     tx.run(_SQL["insert_master_key"], id=key_id, project_id=project_id, sealed=sealed, strict=strict)
 
 
-def make_room(tx: Tx, project_id: str, *, master: bool = False) -> list[str]:
+def make_room(tx: Tx, project_id: str, *, kind: str = SHOWN) -> list[str]:
     """Revoke the keys of a kind unused for longest until another may be made, and return their ids."""
-    live = _lock_live_keys(tx, project_id, master=master)
+    live = _lock_live_keys(tx, project_id, kind)
     surplus = live[: max(len(live) - MOST_KEYS + 1, 0)]
     for key_id in surplus:
         revoke_key(tx, key_id)
@@ -163,13 +167,13 @@ def revoke_key(tx: Tx, key_id: str) -> datetime:
 def find_key(tx: Tx, key_id: str) -> Key | None:
     """Return the live key of that id: neither revoked nor expired, by the database's clock."""
     row = tx.one(_SQL["find_key"], id=key_id)
-    return None if row is None else _key(row)
+    return None if row is None else key_of(row)
 
 
 def find_master_keys(tx: Tx, project_id: str | None) -> list[MasterKey]:
     """Return a project's live master keys, two at most; none of no project."""
     rows = tx.all(_SQL["find_master_keys"], project_id=project_id)
-    return [MasterKey(_key(row), bytes(row.sealed), row.strict) for row in rows]
+    return [MasterKey(key_of(row), bytes(row.sealed), row.strict) for row in rows]
 
 
 def seal_anew(tx: Tx, seal: Callable[[str, bytes], bytes | None]) -> tuple[list[str], list[str]]:
@@ -193,21 +197,21 @@ def note_use(tx: Tx, key_id: str) -> None:
     tx.run(_SQL["note_use"], id=key_id)
 
 
-def _check_room(tx: Tx, project_id: str, *, master: bool) -> None:
-    live = _lock_live_keys(tx, project_id, master=master)
+def _check_room(tx: Tx, project_id: str, kind: str) -> None:
+    live = _lock_live_keys(tx, project_id, kind)
     if len(live) >= MOST_KEYS:
-        kind = "master keys" if master else "keys"
-        text = f"Two {kind} of this project live already: {' and '.join(live)}. Revoke one of them first."
+        text = f"Two {_KINDS[kind]} of this project live already: {' and '.join(live)}. Revoke one of them first."
         raise Refusal("too_many_keys", text, keys=live)
 
 
-def _lock_live_keys(tx: Tx, project_id: str, *, master: bool) -> list[str]:
+def _lock_live_keys(tx: Tx, project_id: str, kind: str) -> list[str]:
     """Return the ids of live keys of a kind, that unused for longest first; nobody makes one before the commit."""
     tx.run(_SQL["lock_keys"], id=project_id)
-    return [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id, master=master)]
+    return [row.id for row in tx.all(_SQL["live_keys"], project_id=project_id, kind=kind)]
 
 
-def _key(row: Any) -> Key:
+def key_of(row: Any) -> Key:
+    """Return the key of a row that has its columns and those of its project."""
     return Key(
         row.id,
         hex_id(row.project_id),

@@ -118,6 +118,8 @@ class ExportSpec:
     destination: Destination
     #: With the instants that a relative timeframe meant when it was asked for.
     query: Query = EVERYTHING
+    #: The number of an import: then of its events alone.
+    import_number: int | None = None
     #: The query in the caller's words: for the manifest, and to tell whether a request is repeated.
     asked: Mapping[str, Any] = field(default_factory=dict)
     #: None where the destination has a role, or is one of our own buckets, which a setting names.
@@ -164,6 +166,7 @@ class ExportSpec:
             part_bytes=stored["partBytes"],
             most_events=stored["mostEvents"],
             suffix=stored["suffix"],
+            import_number=stored.get("importNumber"),
         )
 
     def _wishes(self) -> dict[str, Any]:
@@ -176,6 +179,8 @@ class ExportSpec:
             "partBytes": self.part_bytes,
             "mostEvents": self.most_events,
             "suffix": self.suffix,
+            # Left out where there is none: a request of before asks for the same as ever.
+            **({} if self.import_number is None else {"importNumber": self.import_number}),
         }
 
     @property

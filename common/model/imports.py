@@ -12,6 +12,7 @@ from typing import Any
 from common.model.chunks import Counts, Entry
 from common.model.formats import Compression, Format, Layout
 from common.model.mapping import Mapping
+from common.model.segments import SegmentSpec
 from common.model.sources import SourceRef
 
 
@@ -84,6 +85,23 @@ class IfSeen(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What one door asks for on top of what all of them have."""
+
+    #: Whose own limit counts; empty: the door has none.
+    door: str = ""
+    #: Active imports that came through it and a project may have, within those that it may have in all.
+    limit: int | None = None
+    #: Bytes of all objects, as they are in S3, above which the import fails.
+    most_bytes: int | None = None
+    #: What was asked for in the door's own words, which it tells again. Never credentials.
+    asked: dict[str, Any] = field(default_factory=dict)
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class ImportSpec:
     """A validated request. Stored as it was asked, but for the credentials, which are sealed apart."""
 
@@ -101,6 +119,9 @@ class ImportSpec:
     format: Format | None = None
     compression: Compression | None = None
     if_seen: IfSeen = IfSeen.IMPORT
+    terms: Terms = NO_TERMS
+    #: A segment that its events are to be.
+    segment: SegmentSpec | None = None
 
     def mapping_within(self, collections: Mapping) -> Mapping:
         """Return the mapping to import with, given that of the collection."""
@@ -127,7 +148,8 @@ def _asked(part: Any) -> Any:
         return [_asked(one) for one in part]
     if not is_dataclass(part):
         return part
-    apart = ("credentials", "named")
+    # The limits are the service's: who asks again once an operator has moved one asks for the same.
+    apart = ("credentials", "named", "limit", "most_bytes")
     said = {one.name: (getattr(part, one.name), one.default) for one in fields(part) if one.name not in apart}
     return {name: _asked(value) for name, (value, default) in said.items() if value != default}
 
@@ -150,6 +172,7 @@ class Import:
     format: Format | None = None
     compression: Compression | None = None
     if_seen: IfSeen = IfSeen.IMPORT
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +289,10 @@ class ImportStatus:
     compression: str = AUTO
     #: What the trust policy of the source's role has to ask for; None where it has no role.
     external_id: str | None = None
+    #: What the door it came through tells again; empty where it came through another.
+    asked: dict[str, Any] = field(default_factory=dict)
+    #: The segment that its events are.
+    segment_id: str | None = None
 
     def as_admitted(self) -> ImportStatus:
         """Return the status as it was when the import's row was written: what its first caller was told."""

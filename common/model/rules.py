@@ -50,6 +50,11 @@ class Rules:
     #: Members, a name and a string, that a line gets at its end where it has none of that name, or null; nor, where
     #: that is a reference's name, of its others.
     adds: tuple[tuple[str, str], ...] = ()
+    #: A member that a line gets at its end where it has none, or null: a UUID that is made of the import and the line's
+    #: place, and so the same whoever loads it. Then that is the line's id.
+    names_id: str | None = None
+    #: An id that is an integer is the same as its digits in quotes.
+    digits_are_text: bool = False
 
 
 NO_RULES = Rules()

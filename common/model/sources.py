@@ -35,6 +35,9 @@ class SourceKind(StrEnum):
     OBJECT = "object"
     #: All objects whose keys begin with its key.
     PREFIX = "prefix"
+    #: The object of its key where there is one, else those whose keys begin with it: services exist whose callers
+    #: write both alike.
+    OBJECT_OR_PREFIX = "object_or_prefix"
     #: All objects whose keys its key is a pattern of: ``common.model.globs.Glob``.
     GLOB = "glob"
     #: The objects of a list: its ``keys``, or where it has none the lines of the object of its key.

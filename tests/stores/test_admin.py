@@ -24,6 +24,7 @@ from api.collecting import CollectionDesk
 from api.command import main
 from common.errors import Transient
 from common.ledger.database import Database, DriverError
+from common.ledger.key_pairs import find_key_pair
 from common.ledger.migrate import read_migrations
 from common.ledger.projects import find_master_keys
 from common.sealing import Sealer
@@ -208,14 +209,62 @@ def test_master_keys_outlive_the_sealing_key_that_sealed_them(admin: Admin, serv
         return {one.key.project_id: sealer.open_master_key(one.key.project_id, one.sealed) for one in found}
 
     assert opened(2, 1) == keys
-    refused = admin("reseal-master-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(3))
+    refused = admin("reseal-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(3))
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "No sealing key opens" in refused.stderr
     assert opened(1) == keys, "what could not be read was lost"
-    assert len(lines(admin("reseal-master-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(2, 1)))) == 2
+    assert len(lines(admin("reseal-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(2, 1)))) == 2
     assert opened(2) == keys
     assert opened(1) == dict.fromkeys(keys)
     database.close()
+
+
+def test_a_key_pair_is_printed_once_listed_and_revoked(admin: Admin, stage: Stage, project: str) -> None:
+    options = ("--scope", "push", "--scope", "query", "--expires", "90d")
+    result = admin("create-key-pair", project, *options, PENSTOCK_SEALING_KEYS=sealing(1))
+    printed = dict(line.split("=", 1) for line in result.stdout.splitlines())
+    assert list(printed) == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    assert "only this once" in result.stderr
+    access_key_id, secret = printed.values()
+
+    listed = admin("list-keys", project)
+    shown = lines(listed)[-1]
+    assert (shown["id"], shown["kind"], shown["state"]) == (access_key_id, "pair", "live")
+    assert (shown["scopes"], shown["expiresAt"] > shown["createdAt"]) == (["push", "query"], True)
+    assert secret not in listed.output
+    second = lines(admin("create-key-pair", project, *options, "--json", PENSTOCK_SEALING_KEYS=sealing(1)))[0]
+    third = admin("create-key-pair", project, *options, PENSTOCK_SEALING_KEYS=sealing(1))
+    assert (third.exit_code, third.stdout) == (1, "")
+    assert "key pairs" in third.stderr
+    third = admin("create-key-pair", project, *options, "--replace", PENSTOCK_SEALING_KEYS=sealing(1))
+    assert f"{access_key_id}, the key unused for longest, is revoked" in third.stderr
+
+    first = lines(admin("revoke-key", second["awsAccessKeyId"]))
+    assert lines(admin("revoke-key", second["awsAccessKeyId"])) == first
+    (row,) = stage.query("SELECT sealed FROM key_pairs WHERE id = %(id)s", id=second["awsAccessKeyId"])
+    assert row.sealed is None
+    assert admin("revoke-key", "PSAK" + "A" * 16).exit_code == 1
+    assert admin("revoke-key", "PSAK").exit_code == 2
+
+
+def test_key_pairs_are_sealed_anew_with_the_master_keys(admin: Admin, servers: Servers) -> None:
+    url = servers.create_database("resealed-pairs")  # all of a database are sealed anew
+    admin("migrate", url=url)
+    admin("create-project", "one", url=url)
+    admin("create-master-key", "one", url=url, PENSTOCK_SEALING_KEYS=sealing(1))
+    options = ("one", "--scope", "push", "--json")
+    pair = lines(admin("create-key-pair", *options, url=url, PENSTOCK_SEALING_KEYS=sealing(1)))[0]
+    assert len(lines(admin("reseal-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(2, 1)))) == 2
+
+    database = Database(url)
+    with database.transaction() as tx:
+        found = find_key_pair(tx, pair["awsAccessKeyId"])
+    database.close()
+    assert found
+    assert Sealer(sealing(2)).open_secret(found.key.id, found.sealed) == pair["awsSecretAccessKey"]
+    refused = admin("reseal-keys", url=url, PENSTOCK_SEALING_KEYS=sealing(1))
+    assert refused.exit_code == 1
+    assert pair["awsAccessKeyId"] in refused.stderr
 
 
 def test_a_limit_is_set_and_given_back(admin: Admin, project: str) -> None:

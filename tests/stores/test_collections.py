@@ -24,6 +24,7 @@ from common.ledger.queries import load_queries
 from common.model.collections import CollectionStatus
 from common.model.imports import Credentials, ImportSpec
 from common.model.mapping import Mapping, OnDuplicate
+from common.model.rules import Rules
 from tests.stage import Stage, event, ndjson
 from workers import sweep as sweeping
 from workers.imports.load import load_chunk
@@ -422,3 +423,51 @@ def test_ten_thousand_imports_are_added_up_from_the_index_alone(stage: Stage) ->
     scans = [node for node in nodes(plan[0]["Plan"]) if node.get("Index Name") == "imports_ended"]
     assert [node["Node Type"] for node in scans] == ["Index Only Scan"]
     assert listed(stage, "events").events == 30_001
+
+
+def test_an_event_is_found_by_the_id_that_its_line_has_and_is_gone_once_it_is_deleted(stage: Stage) -> None:
+    ids = ["plain", "c20b1271-fb3f-4bfa-8f12-ef3cda4b2aa0", "é" * 50, "a/b c"]
+    stage.run(ndjson(*(json.dumps({"$unique_id": key, "n": 25.00}).encode() for key in [*ids, "other"])))
+    desk = CollectionDesk(stage.runtime)
+    for left, key in zip(range(4, 0, -1), ids, strict=True):
+        found = desk.find_event(stage.caller, "events", key)
+        assert found
+        assert json.loads(found.payload)["$unique_id"] == key
+        assert desk.delete_event(stage.caller, "events", key) == found
+        assert desk.find_event(stage.caller, "events", key) is None
+        assert desk.delete_event(stage.caller, "events", key) is None
+        status = desk.read_collection(stage.caller, "events")
+        rows = stage.rows("events")
+        assert (status.events, status.size) == (left, sum(len(row.payload) + 1 for row in rows))
+
+    again = stage.run(ndjson(json.dumps({"$unique_id": "plain"}).encode()))
+    assert again.progress.counts.imported == 1
+
+
+@pytest.mark.parametrize("key", ["", "missing", "\ud800", "x" * 600, "\0"])
+def test_an_id_that_nothing_has_finds_nothing(stage: Stage, key: str) -> None:
+    stage.run(ndjson(event("a")))
+    other = Stage(stage.settings, stage.bucket)
+    desk = CollectionDesk(stage.runtime)
+
+    assert desk.find_event(stage.caller, "events", key) is None
+    assert desk.delete_event(stage.caller, "events", key) is None
+    assert desk.find_event(other.caller, "events", "a") is None
+    assert desk.find_event(stage.caller, "nothing", "a") is None
+    other.close()
+
+
+def test_a_line_that_is_given_an_id_is_found_by_it_and_loaded_twice_it_is_there_once(stage: Stage) -> None:
+    mapping = Mapping(("Id",), (), OnDuplicate.REPLACE, rules=Rules(names_id="Id"))
+    import_id = stage.start(b'{"n": 1}\n{"n": 2}\n{"n": 3, "Id": "mine"}\n', mapping=mapping)
+    plan_import(stage.runtime, import_id)
+    (chunk_id,) = stage.chunk_ids(import_id)
+    for _ in range(2):
+        load_chunk(stage.runtime, chunk_id)
+
+    rows = stage.rows("events")
+    assert sorted(json.loads(row.payload)["n"] for row in rows) == [1, 2, 3]
+    for row in rows:
+        found = CollectionDesk(stage.runtime).find_event(stage.caller, "events", json.loads(row.payload)["Id"])
+        assert found
+        assert found.payload == bytes(row.payload)

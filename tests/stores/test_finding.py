@@ -14,6 +14,7 @@ import pytest
 
 from common import objects
 from common.errors import Terminal, Transient
+from common.model.formats import Format
 from common.model.imports import Credentials
 from common.model.sources import Source, SourceKind, SourceRef
 from common.objects import Objects
@@ -222,3 +223,23 @@ def test_a_key_goes_into_the_path_of_the_server_of_the_settings_whatever_it_look
 
     assert len(seen) == len(odd)
     assert all(line.startswith("HEAD /bucket/") and "?" not in line for line in seen)
+
+
+def test_a_reference_that_may_be_either_is_the_object_of_its_key_and_without_one_all_that_begin_with_it(
+    store: tuple[Objects, Any],
+) -> None:
+    ours, client = store
+    for key in ("either/a.json", "either/a.json.csv", "either/b/c.csv"):
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"1")
+
+    def find(key: str, declared: Format | None = None) -> list[str]:
+        ref = SourceRef(BUCKET, key, kind=SourceKind.OBJECT_OR_PREFIX)
+        return [source.key for source in find_sources(ours, ref, most=100, declared=declared)]
+
+    assert find("either/a.json") == ["either/a.json"], "others begin with it too"
+    assert find("either/a.json", Format.CSV) == ["either/a.json"], "named, it is taken whatever its name says"
+    assert find("either/a") == ["either/a.json", "either/a.json.csv"]
+    assert find("either/", Format.CSV) == ["either/a.json.csv", "either/b/c.csv"]
+    assert find("either/b/") == ["either/b/c.csv"]
+    with pytest.raises(Terminal, match="begins with the prefix"):
+        find("nothing/of/it")

@@ -52,6 +52,8 @@ def find_sources(
     """
     if ref.kind is SourceKind.OBJECT:
         return [objects.pin(ref)]
+    if ref.kind is SourceKind.OBJECT_OR_PREFIX and (named := _pin_named(objects, ref)):
+        return [named]
     if ref.kind is SourceKind.MANIFEST:
         keys = sorted(set(ref.keys or _read_list(objects, ref, most=most)))
         _check_count(len(keys), most)
@@ -59,6 +61,18 @@ def find_sources(
         return list(_pin_all(objects, ref, keys, advance))
     found = {source.key: source for source in _matching(objects, ref, most, declared, advance)}
     return [found[key] for key in sorted(found)]  # by code point, which is the order of UTF-8's bytes
+
+
+def _pin_named(objects: Objects, ref: SourceRef) -> Source | None:
+    """Return the object of the reference's own key, if it names one that is there."""
+    if not ref.key or ref.key.endswith("/"):
+        return None
+    try:
+        return objects.pin(ref)
+    except Terminal as error:
+        if error.code != "source_not_found":
+            raise
+    return None
 
 
 def says_other(key: str, declared: Format) -> bool:
@@ -154,7 +168,7 @@ def _too_long() -> Terminal:
 
 
 def _nothing(ref: SourceRef, matching: int, declared: Format | None) -> Terminal:
-    what = "begins with the prefix" if ref.kind is SourceKind.PREFIX else "matches the pattern"
+    what = "matches the pattern" if ref.kind is SourceKind.GLOB else "begins with the prefix"
     text = f"No object of the bucket {what} {_shown(ref.key)}."
     if matching and declared:
         text = f"Of {matching} objects none {what} {_shown(ref.key)} and is {declared.value} by its name."

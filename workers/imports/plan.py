@@ -98,7 +98,7 @@ class _Lease:
 
 
 def _pin_sources(runtime: Runtime, plan: Plan) -> list[Source]:
-    """Find the import's objects, and refuse such as were imported before where that is asked for."""
+    """Find the import's objects, and refuse them where they are too many bytes, or were imported before."""
     job, lease = plan.job, _Lease(runtime, plan)
     sources = find_sources(
         runtime.objects_of(job),
@@ -107,6 +107,9 @@ def _pin_sources(runtime: Runtime, plan: Plan) -> list[Source]:
         most=min(runtime.settings.max_objects, MOST_SOURCES),
         advance=lease.advance,
     )
+    size = sum(source.size for source in sources)
+    if job.most_bytes is not None and size > job.most_bytes:
+        raise _too_large(size, job.most_bytes)
     with runtime.database.transaction() as tx:
         previous = imports.note_previous(tx, job.id, sources)
     if previous and job.if_seen is IfSeen.REFUSE:
@@ -159,6 +162,11 @@ def _commit_plan(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut 
 
 class _LeaseLostError(Exception):
     """Another planner has the import, or it ended: what was written here is rolled back."""
+
+
+def _too_large(size: int, most: int) -> Terminal:
+    text = f"The source has {size} bytes, and an import of this kind takes {most}. Import it in parts."
+    return Terminal("source_too_large", text)
 
 
 def _imported_before(import_id: str) -> Terminal:

@@ -137,6 +137,16 @@ WHERE collection_id = %(collection_id)s AND event_id > %(after)s
   AND /* selection */ true
 ORDER BY event_id
 
+-- name: find_event
+SELECT event_id, time, payload::text AS payload
+FROM events
+WHERE collection_id = %(collection_id)s AND event_id = %(event_id)s
+
+-- name: delete_event
+DELETE FROM events
+WHERE collection_id = %(collection_id)s AND event_id = %(event_id)s
+RETURNING event_id, time, payload::text AS payload
+
 -- name: create_time_index
 -- The number is no text of a caller's.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS events_time_%(collection_id)s ON events (time)

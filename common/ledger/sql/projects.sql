@@ -35,7 +35,9 @@ SELECT id FROM projects WHERE id = %(id)s FOR NO KEY UPDATE
 SELECT k.id
 FROM api_keys AS k
 WHERE k.project_id = %(project_id)s AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
-  AND EXISTS (SELECT FROM master_keys AS m WHERE m.id = k.id) = %(master)s
+  AND CASE WHEN EXISTS (SELECT FROM master_keys AS m WHERE m.id = k.id) THEN 'master'
+           WHEN EXISTS (SELECT FROM key_pairs AS s WHERE s.id = k.id) THEN 'pair'
+           ELSE 'key' END = %(kind)s
 ORDER BY coalesce(last_used_at, created_at), id
 
 -- name: insert_key
@@ -53,15 +55,20 @@ SELECT k.id, k.scopes, k.created_at, k.expires_at, k.last_used_at,
        CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked'
             WHEN k.expires_at <= now() THEN 'expired'
             ELSE 'live' END AS state,
-       CASE WHEN m.strict THEN 'strict master' WHEN m.id IS NOT NULL THEN 'master' ELSE 'key' END AS kind
+       CASE WHEN m.strict THEN 'strict master'
+            WHEN m.id IS NOT NULL THEN 'master'
+            WHEN s.id IS NOT NULL THEN 'pair'
+            ELSE 'key' END AS kind
 FROM api_keys AS k
 LEFT JOIN master_keys AS m ON m.id = k.id
+LEFT JOIN key_pairs AS s ON s.id = k.id
 WHERE k.project_id = %(project_id)s
 ORDER BY k.created_at, k.id
 
 -- name: revoke_key
--- The first revocation counts; a second one changes nothing. What has to be known of a master key is known no longer.
-WITH forgotten AS (UPDATE master_keys SET sealed = NULL WHERE id = %(id)s)
+-- The first revocation counts; a second one changes nothing. What is sealed of the key is known no longer.
+WITH forgotten AS (UPDATE master_keys SET sealed = NULL WHERE id = %(id)s),
+     forgotten_too AS (UPDATE key_pairs SET sealed = NULL WHERE id = %(id)s)
 UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %(id)s RETURNING revoked_at
 
 -- name: find_key

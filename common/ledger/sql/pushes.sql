@@ -8,6 +8,11 @@ INSERT INTO pushes (number, project_id, collection_id, api_key_id, events, repla
 VALUES (%(number)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(events)s, %(replaced)s, %(duplicates)s,
         %(bytes)s, %(first_time)s, %(last_time)s)
 
+-- name: note_deletion
+-- What a collection holds is the sum of what its imports and pushes brought: less one event, and its bytes.
+INSERT INTO pushes (number, project_id, collection_id, api_key_id, events, replaced, duplicates, bytes)
+VALUES (%(number)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, -1, 0, 0, -%(bytes)s::bigint)
+
 -- name: keep_pushed
 -- The first committed stays. Sorted by key, as every writer to this table: two that share ids wait for each other in
 -- one order only.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from workers.imports.rows import RowDecoder, _lay_out
 ONE, TWO, THREE = (f"0000000{n}-000a-4000-8000-00000000000b" for n in (1, 2, 3))
 NAMES = ["$package", "$pixel", "$time", "id", 'a"b', "\u00e9"]
 KINDS = ["package", "pixel"]
+IDENTITY = Identity(b"k" * 32)
 
 
 def event(payload: str | bytes) -> Event:
@@ -96,10 +98,10 @@ def test_verdicts_are_those_of_the_standard_library_and_the_rules(
     texts: list[str], rules: Rules, registered: frozenset[tuple[str, str]], most: int
 ) -> None:
     one, all_, said = (Known(registered, most=most) for _ in range(3))
-    ruling = Ruling(rules, one)
+    ruling = Ruling(rules, one, identity=IDENTITY)
     singly = [ruling.judge(event(text)) for text in texts]
     expected = [verdict(text, rules, said) for text in texts]
-    at_once = Ruling(rules, all_).judge_all([event(text) for text in texts])
+    at_once = Ruling(rules, all_, identity=IDENTITY).judge_all([event(text) for text in texts])
 
     for text, judged, wanted in zip(texts, singly, expected, strict=True):
         if isinstance(judged, RejectCode):
@@ -129,7 +131,7 @@ def test_verdicts_are_those_of_the_standard_library_and_the_rules(
 def decoder(rules: Rules, known: Known) -> Decoder:
     return Decoder(
         Mapping(("$unique_id", "id"), ("$time",), rules=rules),
-        identity=Identity(b"k" * 32),
+        identity=IDENTITY,
         import_number=7,
         source_ordinal=3,
         default_time=1,
@@ -217,7 +219,7 @@ REGISTERED = frozenset({("package", ONE), ("pixel", TWO), ("pixel", "word")})
 
 
 def judged(payload: str, rules: Rules, known: Known | None = None) -> str:
-    found = Ruling(rules, known or Known(REGISTERED)).judge(event(payload))
+    found = Ruling(rules, known or Known(REGISTERED), identity=IDENTITY).judge(event(payload))
     return str(found) if isinstance(found, RejectCode) else found.payload.decode()
 
 
@@ -275,7 +277,10 @@ def test_among_lines_with_different_names_each_counts_by_its_own(order: list[str
     lines = [event(f'{{"{name}":{others[name]}}}') for name in order]
     known = Known(most=9)
 
-    assert Ruling(Rules(required=(("$package", "package"),), references=BOTH), known).judge_all(lines) == lines
+    assert (
+        Ruling(Rules(required=(("$package", "package"),), references=BOTH), known, identity=IDENTITY).judge_all(lines)
+        == lines
+    )
     assert {text for _, text in known.named} == {others[name][1:-1] for name in order}
 
 
@@ -315,3 +320,23 @@ def test_a_reject_keeps_the_line_as_it_came() -> None:
     (reject,) = decoder(rules, Known()).decode(Block(0, b'{"id":"a"}'), 0).rejects
 
     assert (reject.code, reject.body, reject.length) == (RejectCode.MISSING_MEMBER, b'{"id":"a"}', 10)
+
+
+def test_a_line_without_an_id_says_one_of_its_own_and_every_way_the_same() -> None:
+    rules = Rules(names_id="Id")
+    body = b'{"n":1}\n{"Id":"a"}\n{"Id":null} \n{}'
+    mapping = Mapping(("Id",), (), rules=rules)
+    kept = {"identity": IDENTITY, "import_number": 7, "source_ordinal": 1, "default_time": 0, "max_line": 4000}
+    quick = Decoder(mapping, **kept).decode(Block(0, body), 0).events
+    slow = Decoder(mapping, **kept).decode(Block(0, body + b"\nno"), 0).events
+
+    assert slow == quick
+    payloads = [json.loads(one.payload) for one in quick]
+    assert [one.has_id for one in quick] == [False, True, False, False]
+    assert [one.event_id for one in quick] == [IDENTITY.of_string(said["Id"]) for said in payloads]
+    assert quick[1].payload == b'{"Id":"a"}'
+    assert len({one.event_id for one in quick}) == len(quick)
+    elsewhere = Decoder(mapping, **{**kept, "import_number": 8}).decode(Block(0, body), 0).events
+    assert {one.event_id for one in elsewhere} & {one.event_id for one in quick} == {IDENTITY.of_string("a")}
+    uuids = [UUID(said["Id"]) for said in payloads if said["Id"] != "a"]
+    assert {one.version for one in uuids} == {8}

@@ -158,5 +158,5 @@ def test_any_text_is_read_or_refused_and_never_fails(text: str) -> None:
                 continue
             assert ref.bucket.replace(".", "").replace("-", "").isalnum()
             assert ref.bucket.isascii()
-            assert ref.key or ref.kind in (SourceKind.PREFIX, SourceKind.GLOB)
+            assert ref.key or ref.kind in (SourceKind.PREFIX, SourceKind.OBJECT_OR_PREFIX, SourceKind.GLOB)
             assert ref.kind is (kind or ref.kind)

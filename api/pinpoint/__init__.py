@@ -1,0 +1,1 @@
+"""The wire of Amazon Pinpoint: so far, who signed a request, and when."""

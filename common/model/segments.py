@@ -1,0 +1,42 @@
+"""Named sets of events: those that an import brought."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from common.errors import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """A segment that an import is to define."""
+
+    #: Of the segment that it is to be a version of; None: of a new one.
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A version of a segment."""
+
+    id: str
+    #: The order among segments.
+    number: int
+    version: int
+    name: str | None
+    created_at: datetime
+    #: When the version was defined.
+    modified_at: datetime
+    #: The import whose events it has.
+    import_id: str
+    #: How many they are, and of how many what a member says; None until the import has ended.
+    members: int | None
+    by_member: Mapping[str, int]
+
+
+def unknown_segment(segment_id: str) -> Refusal:
+    """Return the answer to the id of no segment of the project."""
+    return Refusal("not_found", f"This project has no segment {segment_id[:64]!r}.")
