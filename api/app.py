@@ -7,10 +7,11 @@ from flask.typing import ResponseReturnValue
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from api import connect, health, native, scarf
+from api import connect, health, native, pinpoint, scarf
 from api.access import watch_requests
 from api.callers import Callers
 from api.proxies import BelievedProxies
+from api.signers import Signers
 from api.web import MAX_BODY, Json, check_host
 from common.runtime import Runtime
 from common.settings import Settings
@@ -26,6 +27,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json = Json(app)
     runtime = app.extensions["penstock"] = Runtime.build(settings, name="penstock-web")
     app.extensions["penstock-callers"] = Callers(runtime.database, runtime.failures, runtime.sealer)
+    app.extensions["penstock-signers"] = Signers(runtime.database, runtime.failures, runtime.sealer)
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_BODY,
         API_TITLE="Penstock",
@@ -40,6 +42,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     health.register(app, runtime.database)
     app.register_blueprint(connect.blueprint)
     app.register_blueprint(scarf.blueprint)
+    app.register_blueprint(pinpoint.blueprint)
     native.register(app, Api(app, spec_kwargs=native.SPEC))
     app.register_error_handler(HTTPException, _refuse_http)
     return app
@@ -47,6 +50,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _refuse_http(error: HTTPException) -> ResponseReturnValue:
     """Answer unknown paths and methods in the form of the room they are nearest to."""
-    if request.path.startswith(connect.PATHS):
-        return connect.refuse_http(error)
-    return scarf.refuse_http(error) if request.path.startswith(scarf.PATHS) else native.refuse_http(error)
+    rooms = {connect.PATHS: connect.refuse_http, scarf.PATHS: scarf.refuse_http, pinpoint.PATHS: pinpoint.refuse_http}
+    nearest = (refuse for paths, refuse in rooms.items() if request.path.startswith(paths))
+    return next(nearest, native.refuse_http)(error)

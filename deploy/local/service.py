@@ -58,11 +58,13 @@ Role = Literal["web", "worker", "walker", "exporter", "flower"]
 
 
 class Project(NamedTuple):
-    """The project that the local stack is made with, and a key with all scopes for it."""
+    """The project that the local stack is made with, and a key and a key pair with all scopes for it."""
 
     id: str
     name: str
     api_key: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
 
 
 @dataclass(slots=True)
@@ -217,13 +219,22 @@ class Service:
 
     def _create_project(self) -> Project:
         """
-        Create the project ``local`` and its key; the command answers with one line of JSON.
+        Create the project ``local``, its key and its key pair; the commands answer with one line of JSON.
 
-        A stack that was killed left its key in a database of the user's own; of two such the next one replaces
+        A stack that was killed left its keys in a database of the user's own; of two such the next one replaces
         the one unused for longest, and a key that is in use stays.
         """
         answer = json.loads(self.run("api.admin", "create-project", "local", "--replace").splitlines()[-1])
-        return Project(answer["project"]["id"], answer["project"]["name"], answer["apiKey"])
+        project = answer["project"]
+        command = ("create-key-pair", project["id"], "--scope", "admin", "--replace", "--json")
+        pair = json.loads(self.run("api.admin", *command).splitlines()[-1])
+        return Project(
+            project["id"],
+            project["name"],
+            answer["apiKey"],
+            pair["awsAccessKeyId"],
+            pair["awsSecretAccessKey"],
+        )
 
     def _start_all(self, workers: int, *, flower: bool) -> None:
         """Start all, then wait for all: each takes seconds of importing, and there is more than one core."""

@@ -122,8 +122,8 @@ def write_stack(servers: Servers, service: Service) -> None:
         "spoolBucket": service.spool_bucket,
         "project": {"id": service.project.id, "name": service.project.name},
         "apiKey": service.api_key,
-        "awsAccessKeyId": None,
-        "awsSecretAccessKey": None,
+        "awsAccessKeyId": service.project.aws_access_key_id,
+        "awsSecretAccessKey": service.project.aws_secret_access_key,
         "pids": service.pids | servers.pids,
     }
     fresh = STACK_FILE.with_suffix(".new")

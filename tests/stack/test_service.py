@@ -40,7 +40,7 @@ def stand_in(*_: object) -> list[str]:
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Service]:
     def prepare(started: Service, _servers: object) -> None:
-        started.project = Project("0" * 32, "local", "a key")
+        started.project = Project("0" * 32, "local", "a key", "a pair's id", "a secret")
 
     for name in ("web_command", "worker_command", "walker_command", "exporter_command", "flower_command"):
         monkeypatch.setattr(service, name, stand_in)
