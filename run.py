@@ -34,8 +34,9 @@ OLDEST_PYTHON = (3, 11)
 #: release needs (async-timeout below 3.11.3, the Python of Debian 12, which then fails at import).
 UV = "uv==0.13.8"
 LOCK_HEADER = "# Made by `python3 run.py lock` from {}. Do not edit.\n"
-#: What is locked, by its source: the project, and what one contender of the benchmark needs, apart from the project.
-LOCKS = {ROOT / "requirements.in": LOCK, ROOT / "tests/bench/dlt.in": ROOT / "tests/bench/dlt.lock"}
+#: What is locked, each ``.in`` into the ``.lock`` beside it: the project; and what the benchmark and the tests need of
+#: others, apart from the project.
+LOCKS = [ROOT / name for name in ("requirements.in", "tests/bench/dlt.in", "tests/journeys/awscli.in")]
 
 COMMANDS = {
     "demo": "start everything, import a million events, check every row, stop",
@@ -44,7 +45,7 @@ COMMANDS = {
     "bench": "measure imports beside COPY, SQL by hand and dlt; bench formats, memory, export, timeframes (--help)",
     "lint": "ruff, ruff format, mypy and import-linter, all four",
     "penstock": "the service's own command: projects and keys (penstock admin --help)",
-    "lock": "resolve requirements.in into requirements.lock again, and the benchmark's",
+    "lock": "resolve requirements.in into requirements.lock again, and those of the benchmark and the tests",
 }
 MODULES = {
     "demo": "deploy.local.demo",
@@ -184,8 +185,8 @@ def lock() -> int:
         venv = Path(scratch) / "venv"
         check([base_python(), "-m", "venv", "--without-pip", str(venv)], "could not make a scratch venv")
         check([*pip_for(venv / "bin" / "python"), "install", "-q", UV], f"could not install {UV}")
-        for source, target in LOCKS.items():
-            resolve(venv / "bin" / "uv", source, target, fresh=Path(scratch) / "fresh.lock")
+        for source in LOCKS:
+            resolve(venv / "bin" / "uv", source, source.with_suffix(".lock"), fresh=Path(scratch) / "fresh.lock")
     return 0
 
 

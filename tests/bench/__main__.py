@@ -81,7 +81,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def bench(asked: argparse.Namespace) -> dict[str, Any]:
     """Start everything, measure, stop, and return the document."""
     if "dlt" in [contender.name for contender in chosen(asked.only, asked.skip)]:
-        dlt_contender.install()
+        dlt_contender.APART.install()
     with demo.log_folder(keep=False) as logs, Servers.start(announce=tell) as servers:
         return measure(servers, logs, asked)
 

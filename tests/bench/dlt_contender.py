@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import run
+from tests.apart import Apart
 from tests.bench.ground import Wrong
 
-LOCK = Path(__file__).with_name("dlt.lock")
 SCRIPT = Path(__file__).with_name("dlt_script.py")
-VENV = run.ROOT / ".penstock" / "bench-dlt"
-PYTHON = VENV / "bin" / "python"
-
-
-def is_installed() -> bool:
-    """Return whether the environment is there, as the lock wants it."""
-    stamp = VENV / "stamp"
-    return stamp.exists() and stamp.read_text() == _stamp()
-
-
-def install() -> None:
-    """Make the environment unless it is there. Raises `run.Stop`."""
-    if is_installed():
-        return
-    run.check([run.base_python(), "-m", "venv", "--without-pip", "--clear", str(VENV)], f"could not make {VENV}")
-    pip = [*run.pip_for(PYTHON), "install", "-q", "--disable-pip-version-check", "--no-input"]
-    run.check([*pip, "--require-hashes", "-r", str(LOCK)], "could not install dlt; --skip dlt does without")
-    (VENV / "stamp").write_text(_stamp())
-
-
-def _stamp() -> str:
-    return hashlib.sha256(LOCK.read_bytes() + f"{platform.python_version()} {VENV}".encode()).hexdigest()
+APART = Apart("bench-dlt", Path(__file__).with_name("dlt.lock"))
 
 
 def load(url: str, database_url: str, lines: int) -> tuple[float, dict[str, Any]]:
@@ -47,7 +23,7 @@ def load(url: str, database_url: str, lines: int) -> tuple[float, dict[str, Any]
         # A home of its own: no configuration of the user's steers it, and its working files go away.
         environment = {"PATH": os.environ["PATH"], "HOME": folder, "RUNTIME__DLTHUB_TELEMETRY": "false"}
         done = subprocess.run(
-            [PYTHON, SCRIPT],
+            [APART.bin / "python", SCRIPT],
             input=json.dumps(asked),
             env=environment,
             cwd=folder,

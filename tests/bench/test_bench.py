@@ -99,7 +99,7 @@ def test_who_stores_too_little_is_no_bar(servers: Servers, tmp_path: Path) -> No
 
 
 def test_dlt_stores_each_id_once(servers: Servers, tmp_path: Path) -> None:
-    if not dlt_contender.is_installed():
+    if not dlt_contender.APART.is_installed():
         pytest.skip("dlt's environment is not there; `python3 run.py bench --only dlt` makes it")
     asked = parse(["--only", "dlt", "--events", str(EVENTS), "--dlt-events", str(DLT_EVENTS), "--rounds", "1"])
     found = measure(servers, tmp_path, asked)

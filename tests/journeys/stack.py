@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import boto3
 import redis
 from botocore.config import Config
+from kombu import pools
 
 from common.dispatch import EXPORTS, QUEUE, STARTS, WALKS, make_app
 from common.ledger.database import Database
@@ -424,6 +425,7 @@ class Stack:
             yield app
         finally:
             app.close()
+            pools.reset()  # all apps of one address share it, and another journey may restart Redis
 
     def log_of(self, process: str) -> list[dict[str, Any]]:
         """Return our own lines of a process's log, such as ``worker-1``; Celery's are no JSON."""
@@ -551,6 +553,21 @@ def open_stack(
 
 
 _redis_databases = itertools.count(1)
+
+
+@contextmanager
+def stopped_workers(stack: Stack) -> Iterator[None]:
+    """Let imports begin, and none go on. Nobody is stopped in the middle of something, which might be locked then."""
+    stack.drain()
+    pids = [pid for worker in stack.workers_up() for pid in (worker.main, *worker.pool)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -9,10 +9,8 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, time
 from http.client import parse_headers
 from io import BytesIO
@@ -25,7 +23,7 @@ import pytest
 from deploy.local.servers import Servers
 from tests.dialects.connect import seed as connect
 from tests.dialects.scarf import seed as scarf
-from tests.journeys.stack import BUCKET, Answer, S3Address, Stack, open_stack, s3_client, wait_until
+from tests.journeys.stack import BUCKET, Answer, S3Address, Stack, open_stack, s3_client, stopped_workers, wait_until
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("bash")), reason="this machine has no curl, or no bash"
@@ -175,21 +173,6 @@ def stack(wired_stack: Stack) -> Iterator[Stack]:
 @pytest.fixture
 def curl(stack: Stack, tmp_path: Path) -> Curl:
     return Curl(stack, tmp_path)
-
-
-@contextmanager
-def stopped_workers(stack: Stack) -> Iterator[None]:
-    """Let imports begin, and none go on. Nobody is stopped in the middle of something, which might be locked then."""
-    stack.drain()
-    pids = [pid for worker in stack.workers_up() for pid in (worker.main, *worker.pool)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 def events_of(stack: Stack, import_id: str) -> list[bytes]:
