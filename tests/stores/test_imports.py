@@ -18,6 +18,7 @@ from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.rules import Rules
 from common.model.sources import Source, SourceRef
 from common.objects import Objects
+from tests.journeys.stack import wait_until
 from tests.stage import Stage, event, ndjson
 from workers.imports.load import load_chunk
 from workers.imports.plan import plan_import
@@ -406,3 +407,16 @@ def test_a_mistake_of_ours_in_planning_gives_the_plan_back_and_ends_after_so_man
     status = stage.status(import_id)
     assert status.error is not None
     assert status.error.code == "plan_failed"
+
+
+def test_who_reads_a_status_waits_for_a_migration_of_chunks_before_it_holds_up_one_of_imports(stage: Stage) -> None:
+    """Or else each waits for the other, and the caller gets a 503 for it."""
+    import_id = stage.start(b"{}")
+    waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'chunks'::regclass AND mode = 'AccessShareLock'"
+    with ThreadPoolExecutor(1) as pool:
+        with stage.runtime.database.aside() as migration:
+            migration.run("LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE")
+            read = pool.submit(stage.status, import_id)
+            wait_until(lambda: stage.query(waits), what="the reader waits")
+            migration.run("LOCK TABLE imports IN ACCESS EXCLUSIVE MODE NOWAIT")
+        assert read.result().id == import_id
