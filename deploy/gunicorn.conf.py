@@ -42,8 +42,8 @@ graceful_timeout = 20
 # sends a request into the closing one and answers 502.
 keepalive = 75
 
-# The most that gunicorn takes: a query in a request line may list some 1,000 numbers. A longer one, and only that,
-# gets an answer of gunicorn's own (414). No wire sends more than 30 headers.
+# The most that gunicorn takes: a query in a request line may list some 1,000 numbers. A longer one gets an
+# answer of gunicorn's own (414). No wire sends more than 30 headers.
 limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 8190
