@@ -113,11 +113,13 @@ class Service:
         workers: int = 2,
         port: int | None = None,
         flower: bool = False,
+        long_work: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> Self:
         """
         Start everything and return when it is ready. Raises `StartFailed`, having stopped what it started.
 
+        Without ``long_work`` there is no walker and no exporter: a third less to start, for tests that need neither.
         ``settings`` are environment variables that win over the stack's own; PENSTOCK_* of the caller's
         environment win over the stack's own as well, but not over ``settings``.
         """
@@ -125,7 +127,7 @@ class Service:
         service = cls(servers, logs, port=port or free_port(), settings=settings or {})
         try:
             service._prepare(servers)
-            service._start_all(workers, flower=flower)
+            service._start_all(workers, flower=flower, long_work=long_work)
         except BaseException:
             service.stop()
             raise
@@ -190,12 +192,12 @@ class Service:
             done.set()
             thread.join()
 
-    def stop(self) -> None:
+    def stop(self, *, within: float = STOP_SECONDS) -> None:
         """SIGTERM to all at once, then wait; who is not done in time is killed. May be called twice."""
         with self._changing:
             for process in self._processes:
                 process.child.send(signal.SIGTERM)
-            deadline = time.monotonic() + STOP_SECONDS
+            deadline = time.monotonic() + within
             for process in self._processes:
                 process.child.bury(within=max(deadline - time.monotonic(), 0.0))
             self._processes.clear()
@@ -236,12 +238,13 @@ class Service:
             pair["awsSecretAccessKey"],
         )
 
-    def _start_all(self, workers: int, *, flower: bool) -> None:
+    def _start_all(self, workers: int, *, flower: bool, long_work: bool) -> None:
         """Start all, then wait for all: each takes seconds of importing, and there is more than one core."""
         web = self._launch("web", web_command(), "web")
         # One of each, however many workers: imports of what can be cut never wait for them.
-        self._launch("walker", walker_command("walker-1"), "walker-1")
-        self._launch("exporter", exporter_command("exporter-1"), "exporter-1")
+        if long_work:
+            self._launch("walker", walker_command("walker-1"), "walker-1")
+            self._launch("exporter", exporter_command("exporter-1"), "exporter-1")
         for _ in range(workers):
             self.add_worker(wait=False)
         if flower:

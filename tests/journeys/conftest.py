@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from deploy.local.servers import Servers
 from tests.failing_s3 import FailingS3
-from tests.journeys.stack import BUCKET, S3Address, Stack, open_stack, s3_client
+from tests.journeys.stack import BUCKET, S3Address, Stack, checked_stack, s3_client
+
+#: The stacks that several files share, in the order in which they are used.
+SHARED = ("shared_stack", "dripping_stack")
+#: What ends those of them that run: the last journey that uses one. A stack that idles takes a quarter of a core for
+#: its sweeps, and three at a time left the journeys little more than one of two.
+_ends: dict[str, ExitStack] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test below this folder is a journey."""
+    """Every test below this folder is a journey; those of a shared stack are run one after the other."""
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker(pytest.mark.journey)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return the place of an item's stack in the order of stacks; those of files' own come last."""
+    if "journeys" not in item.path.parts:
+        return -1
+    return next((turn for turn, name in enumerate(SHARED) if name in _fixtures_of(item)), len(SHARED))
+
+
+def _fixtures_of(item: pytest.Item | None) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the shared stacks that the next journey does not use; none after it does."""
+    for name in [name for name in _ends if name not in _fixtures_of(nextitem)]:
+        _ends.pop(name).close()
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +58,12 @@ def localbucket(servers: Servers) -> Iterator[S3Address]:
 @pytest.fixture(scope="session")
 def shared_stack(servers: Servers, localbucket: S3Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two workers and the API."""
-    with open_stack(servers, localbucket, tmp_path_factory.mktemp("logs"), name="shared") as stack:
+    with ExitStack() as end:
+        logs = tmp_path_factory.mktemp("logs")
+        stack = end.enter_context(checked_stack(servers, localbucket, logs, name="shared", stops_gently=True))
+        end.callback(stack.drain)
+        _ends["shared_stack"] = end
         yield stack
-        stack.drain()
-    stack.check_logs()
 
 
 @pytest.fixture
@@ -62,9 +90,10 @@ def dripping_stack(servers: Servers, dripping: FailingS3, tmp_path_factory: pyte
         "PENSTOCK_STOP_SECONDS": "2",
     }
     address = S3Address(dripping.endpoint, "any", "any")
-    with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="dripping", settings=settings) as stack:
-        yield stack
-    stack.check_logs()
+    logs = tmp_path_factory.mktemp("logs")
+    with ExitStack() as end:
+        _ends["dripping_stack"] = end
+        yield end.enter_context(checked_stack(servers, address, logs, name="dripping", settings=settings))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from common.dispatch import EXPORTS, QUEUE, STARTS, WALKS, make_app
 from common.ledger.database import Database
 from common.settings import Settings
 from deploy.local.servers import REGION, Servers
-from deploy.local.service import Service
+from deploy.local.service import STOP_SECONDS, Service
 
 T = TypeVar("T")
 
@@ -143,12 +143,15 @@ class Stack:
         logs: Path,
         settings: Mapping[str, str],
         workers: int,
+        long_work: bool,
     ) -> None:
         self.servers = servers
         self.service = service
         self.s3 = s3
         self.logs = logs
         self.workers = workers
+        #: Whether there are a walker and an exporter too.
+        self.long_work = long_work
         self.chunk_bytes = int(settings["PENSTOCK_CHUNK_BYTES"])
         self.redis_url = settings["REDIS_URL"]
         self.database = Database(settings["DATABASE_URL"], application_name="journeys")
@@ -470,8 +473,9 @@ class Stack:
         """Wait for what earlier journeys have killed."""
         wait_until(lambda: self.request("GET", "/readyz").status == 200, what="the API is ready")
         wait_until(lambda: len(self.workers_up()) == self.workers, what="all workers are up")
-        self.walker()
-        self.exporter()
+        if self.long_work:
+            self.walker()
+            self.exporter()
 
     def cancel_all(self) -> None:
         """End what a journey that failed has left running: it must not fail the next one too."""
@@ -533,9 +537,15 @@ def open_stack(
     *,
     name: str,
     workers: int = 2,
+    long_work: bool = True,
+    stops_gently: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Start a supervised service on a database and a Redis database of its own."""
+    """Start a supervised service on a database and a Redis database of its own.
+
+    At the end it is killed unless it ``stops_gently``, which takes 3.3 s (Celery sleeps on its way out), and is as well
+    seen once. ``long_work``: with a walker and an exporter.
+    """
     whole = {
         **SETTINGS,
         "DATABASE_URL": servers.create_database(f"journeys_{name}"),
@@ -544,15 +554,25 @@ def open_stack(
         "S3_ENDPOINT_URL": s3.endpoint,
         **(settings or {}),
     }
-    with Service.start(servers, logs=logs, workers=workers, settings=whole) as service, service.supervised():
-        stack = Stack(servers, service, s3=s3, logs=logs, settings=whole, workers=workers)
-        try:
-            yield stack
-        finally:
-            stack.database.close()
+    with Service.start(servers, logs=logs, workers=workers, long_work=long_work, settings=whole) as service:
+        with service.supervised():
+            stack = Stack(servers, service, s3=s3, logs=logs, settings=whole, workers=workers, long_work=long_work)
+            try:
+                yield stack
+            finally:
+                stack.database.close()
+        service.stop(within=STOP_SECONDS if stops_gently else 0.0)
 
 
 _redis_databases = itertools.count(1)
+
+
+@contextmanager
+def checked_stack(servers: Servers, s3: S3Address, logs: Path, **wishes: Any) -> Iterator[Stack]:
+    """Start a stack as ``open_stack`` does, and look through its logs when it has ended."""
+    with open_stack(servers, s3, logs, **wishes) as stack:
+        yield stack
+    stack.check_logs()
 
 
 @contextmanager

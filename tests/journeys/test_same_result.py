@@ -17,7 +17,7 @@ def one_worker(servers: Servers, localbucket: S3Address, tmp_path_factory: pytes
     """Chunks that hold a handful of lines, some of them none."""
     settings = {"PENSTOCK_CHUNK_BYTES": "1000"}
     with open_stack(
-        servers, localbucket, tmp_path_factory.mktemp("logs"), name="one", workers=1, settings=settings
+        servers, localbucket, tmp_path_factory.mktemp("logs"), name="one", workers=1, long_work=False, settings=settings
     ) as stack:
         yield stack
 
@@ -28,7 +28,13 @@ def three_workers(
 ) -> Iterator[Stack]:
     settings = {"PENSTOCK_CHUNK_BYTES": "12345"}
     with open_stack(
-        servers, localbucket, tmp_path_factory.mktemp("logs"), name="three", workers=3, settings=settings
+        servers,
+        localbucket,
+        tmp_path_factory.mktemp("logs"),
+        name="three",
+        workers=3,
+        long_work=False,
+        settings=settings,
     ) as stack:
         yield stack
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,38 +12,17 @@ from deploy.local.servers import Servers
 from tests.failing_s3 import FailingS3, Trouble
 from tests.journeys.audit import audit, audit_complete
 from tests.journeys.oracle import Object, make_object
-from tests.journeys.stack import BUCKET, Fault, S3Address, Stack, open_stack, s3_client
-
-
-@pytest.fixture(scope="module")
-def failing_s3(localbucket: S3Address) -> Iterator[FailingS3]:
-    with FailingS3(localbucket.endpoint) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def failing_stack(servers: Servers, failing_s3: FailingS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    address = S3Address(failing_s3.endpoint, "any", "any")
-    with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="failing") as stack:
-        yield stack
-    stack.check_logs()
+from tests.journeys.stack import BUCKET, Fault, Stack, s3_client
 
 
 @pytest.fixture
-def s3(failing_s3: FailingS3) -> Iterator[FailingS3]:
-    """The S3 of the failing stack; no trouble of it reaches the next journey."""
-    yield failing_s3
-    failing_s3.calm()
-
-
-@pytest.fixture(scope="module")
-def stack_on_moto(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    address = S3Address(servers.s3_endpoint, servers.s3_access_key_id, servers.s3_secret_access_key)
-    with s3_client(address) as client:
+def on_moto(slow: Stack, dripping: FailingS3, servers: Servers) -> Iterator[Stack]:
+    """The stack behind whose S3 is a server that checks If-Match."""
+    usual, dripping.upstream = dripping.upstream, urlsplit(servers.s3_endpoint)
+    with s3_client(slow.s3) as client:
         client.create_bucket(Bucket=BUCKET)
-    with open_stack(servers, address, tmp_path_factory.mktemp("logs"), name="moto") as stack:
-        yield stack
-    stack.check_logs()
+    yield slow
+    dripping.upstream = usual
 
 
 def second_version(source: Object) -> bytes:
@@ -78,17 +58,15 @@ def test_an_object_overwritten_under_an_import_fails_it_and_is_never_mixed(stack
     assert 0 < found.counts["imported"] < len(source.firsts)
 
 
-def test_an_object_overwritten_on_a_server_that_checks_if_match_fails_alike(
-    stack_on_moto: Stack, collection: str
-) -> None:
+def test_an_object_overwritten_on_a_server_that_checks_if_match_fails_alike(on_moto: Stack, collection: str) -> None:
     source = make_object(52, 8_000)
     other = second_version(source)
-    key = stack_on_moto.put(source.content)
-    import_id = stack_on_moto.start(key, collection)
-    stack_on_moto.follow(import_id, Fault(20, lambda: stack_on_moto.put(other, key)))
+    key = on_moto.put(source.content)
+    import_id = on_moto.start(key, collection)
+    on_moto.follow(import_id, Fault(20, lambda: on_moto.put(other, key)))
 
-    failed_because(stack_on_moto, import_id, "source_changed")
-    (found,) = audit(stack_on_moto, collection, (import_id, source))
+    failed_because(on_moto, import_id, "source_changed")
+    (found,) = audit(on_moto, collection, (import_id, source))
     assert 0 < found.counts["imported"] < len(source.firsts)
 
 
@@ -96,62 +74,62 @@ def test_an_object_overwritten_on_a_server_that_checks_if_match_fails_alike(
     ("status", "code"), [(403, "source_access_denied"), (404, "source_not_found"), (412, "source_changed")]
 )
 def test_what_s3_refuses_for_good_ends_an_import_under_way(
-    failing_stack: Stack, s3: FailingS3, collection: str, status: int, code: str
+    slow: Stack, dripping: FailingS3, collection: str, status: int, code: str
 ) -> None:
     source = make_object(53, 12_000)
-    key = failing_stack.put(source.content)
-    import_id = failing_stack.start(key, collection)
+    key = slow.put(source.content)
+    import_id = slow.start(key, collection)
 
     def refuse() -> None:
-        s3.rule = lambda _: status
+        dripping.rule = lambda _: status
 
-    failing_stack.follow(import_id, Fault(30, refuse))
+    slow.follow(import_id, Fault(30, refuse))
 
-    failed_because(failing_stack, import_id, code)
-    (found,) = audit(failing_stack, collection, (import_id, source))
+    failed_because(slow, import_id, code)
+    (found,) = audit(slow, collection, (import_id, source))
     assert 0 < found.counts["imported"] < len(source.firsts)
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "source_access_denied"), (404, "source_not_found")])
 def test_what_s3_refuses_at_the_first_look_fails_before_anything_is_stored(
-    failing_stack: Stack, s3: FailingS3, collection: str, status: int, code: str
+    slow: Stack, dripping: FailingS3, collection: str, status: int, code: str
 ) -> None:
     source = make_object(54, 2_000)
-    key = failing_stack.put(source.content)
-    s3.rule = lambda _: status
-    import_id = failing_stack.start(key, collection)
-    failing_stack.follow(import_id)
+    key = slow.put(source.content)
+    dripping.rule = lambda _: status
+    import_id = slow.start(key, collection)
+    slow.follow(import_id)
 
-    failed_because(failing_stack, import_id, code)
-    (found,) = audit(failing_stack, collection, (import_id, source))
+    failed_because(slow, import_id, code)
+    (found,) = audit(slow, collection, (import_id, source))
     assert found.chunks == []
 
 
 def test_errors_that_pass_and_bodies_that_break_cost_only_time(
-    failing_stack: Stack, s3: FailingS3, collection: str
+    slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
     source = make_object(55, 8_000)
-    key = failing_stack.put(source.content)
-    s3.rule = lambda asked: {1: 503, 3: Trouble.BROKEN}.get(asked.number % 5)
-    import_id = failing_stack.start(key, collection)
-    failing_stack.follow(import_id)
+    key = slow.put(source.content)
+    dripping.rule = lambda asked: {1: 503, 3: Trouble.BROKEN}.get(asked.number % 5)
+    import_id = slow.start(key, collection)
+    slow.follow(import_id)
 
-    assert len(s3.troubled) > 5
-    audit_complete(failing_stack, collection, import_id, source)
+    assert len(dripping.troubled) > 5
+    audit_complete(slow, collection, import_id, source)
 
 
-def test_an_s3_that_is_away_for_a_while_costs_only_time(failing_stack: Stack, s3: FailingS3, collection: str) -> None:
+def test_an_s3_that_is_away_for_a_while_costs_only_time(slow: Stack, dripping: FailingS3, collection: str) -> None:
     source = make_object(56, 12_000)
-    key = failing_stack.put(source.content)
-    import_id = failing_stack.start(key, collection)
+    key = slow.put(source.content)
+    import_id = slow.start(key, collection)
     times: list[float] = []
 
     def go_away() -> None:
         back = time.monotonic() + 4.0
         times.append(back)
-        s3.rule = lambda _: 503 if time.monotonic() < back else None
+        dripping.rule = lambda _: 503 if time.monotonic() < back else None
 
-    failing_stack.follow(import_id, Fault(30, go_away))
+    slow.follow(import_id, Fault(30, go_away))
 
     assert time.monotonic() > times[0], "the import ended while S3 was away"
-    audit_complete(failing_stack, collection, import_id, source)
+    audit_complete(slow, collection, import_id, source)
