@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu import Connection
 from kombu.exceptions import ChannelError, OperationalError
 
 from common.settings import Settings
@@ -51,12 +53,28 @@ class Lane(StrEnum):
 _QUEUES = {Lane.IMPORTS: (STARTS, QUEUE), Lane.WALKS: (WALKS,), Lane.EXPORTS: (EXPORTS,)}
 
 
+class _PatientConnection(Connection):
+    """Looks for a broker that is away after 0.2 s, then ever more slowly, at the slowest every 5 s.
+
+    Celery's own pauses are 2, 4, 6 to 30 s and no setting: a Redis restarted in 0.3 s kept its workers idle for 2.
+    """
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        return super().ensure_connection(
+            *args, **{"interval_start": 0.2, "interval_step": 0.2, "interval_max": 5, **kwargs}
+        )
+
+
+class _Amqp(AMQP):
+    Connection = _PatientConnection
+
+
 def make_app(settings: Settings, *, answer_seconds: float | None = None) -> Celery:
     """Return the Celery app on the broker of the settings. Opens no connection.
 
     ``answer_seconds`` bounds every wait for Redis; a worker that listens must not have it, since it waits for work.
     """
-    app = Celery("penstock", broker=settings.redis_url, set_as_current=False)
+    app = Celery("penstock", broker=settings.redis_url, set_as_current=False, amqp=_Amqp)
     time_limit = settings.lease_ceiling_seconds + _TIME_LIMIT_MARGIN
     app.conf.update(
         task_serializer="json",
