@@ -42,7 +42,7 @@ SETTINGS = {
     "PENSTOCK_SWEEP_SECONDS": "0.3",
     "PENSTOCK_RESEND_SECONDS": "0.7",
     "PENSTOCK_IMPORT_LIMIT": "50",
-    "PENSTOCK_DATABASE_TIMEOUT_SECONDS": "5",
+    "PENSTOCK_DATABASE_TIMEOUT_SECONDS": "3",
     "PENSTOCK_S3_ADDRESSING": "path",
     # The most talkative level: what is secret stays so on it too.
     "PENSTOCK_LOG_LEVEL": "debug",
@@ -251,11 +251,13 @@ class Stack:
         least: int | None = None,
         within: float = 60.0,
         outage: bool = False,
+        often: bool = False,
     ) -> Poll:
         """Poll Connect's status to the end, strike on the way, check every answer.
 
         Each fault has to come while the import runs, or at ``least`` so many where they take time of their own.
-        ``outage``: it may cost the API its answers.
+        ``outage``: it may cost the API its answers. ``often``: a hundred times a second, as before each fault, where
+        what is seen is the point; that takes half a core, which the import needs itself.
         """
         poll, due = Poll(import_id), sorted(faults, key=lambda fault: fault.percent)
         deadline = time.monotonic() + within
@@ -275,7 +277,7 @@ class Stack:
                 f"import {import_id} did not end within {within:.0f} s; it was last seen as "
                 f"{poll.seen[-1:]}, chunks: {self.open_chunks(import_id)}"
             )
-            time.sleep(0.01)
+            time.sleep(0.01 if due or often else 0.05)
         poll.check_truth()
         struck = len(faults) - len(due)
         assert struck >= (len(faults) if least is None else least), (

@@ -11,7 +11,7 @@ from tests.journeys.stack import Answer, Fault, Stack
 
 @pytest.mark.parametrize("percent", [2, 20, 40, 60])
 def test_after_the_answer_to_a_cancel_no_further_row_appears(stack: Stack, collection: str, percent: float) -> None:
-    source = make_object(91, 20_000)
+    source = make_object(1, 20_000)
     import_id = stack.start(stack.put(source.content), collection)
     answers: list[Answer] = []
     stored: list[int] = []
@@ -35,7 +35,7 @@ def test_after_the_answer_to_a_cancel_no_further_row_appears(stack: Stack, colle
 
 
 def test_an_import_that_has_ended_is_not_cancelled(stack: Stack, collection: str) -> None:
-    source = make_object(92, 500)
+    source = make_object(1, 500)
     import_id = stack.start(stack.put(source.content), collection)
     stack.follow(import_id)
 
@@ -44,7 +44,7 @@ def test_an_import_that_has_ended_is_not_cancelled(stack: Stack, collection: str
 
 
 def test_the_rest_of_a_cancelled_import_can_be_imported_afterwards(stack: Stack, collection: str) -> None:
-    source = make_object(93, 15_000)
+    source = make_object(1, 15_000)
     key = stack.put(source.content)
     cancelled = stack.start(key, collection)
     stack.follow(cancelled, Fault(30, lambda: stack.cancel(cancelled)))

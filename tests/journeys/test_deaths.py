@@ -15,7 +15,7 @@ from tests.journeys.stack import Fault, Stack, Worker, wait_until
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(stack: Stack, collection: str) -> None:
-    source = make_object(11, 30_000)
+    source = make_object(1, 30_000)
     import_id = stack.start(stack.put(source.content), collection)
     stack.follow(
         import_id,
@@ -32,7 +32,7 @@ def test_a_pool_process_killed_in_the_middle_of_its_commit_loses_and_doubles_not
     stack: Stack, collection: str
 ) -> None:
     """At each kind of statement of a chunk's transaction."""
-    source = make_object(12, 25_000)
+    source = make_object(1, 25_000)
     import_id = stack.start(stack.put(source.content), collection)
 
     statements = ["COPY events", "COPY suspects", "INSERT INTO events", "SET state = 'done'", "COMMIT"]
@@ -55,7 +55,7 @@ def _in_turn(stack: Stack, number: int) -> Worker:
 
 
 def test_an_import_outlives_all_workers_at_once(stack: Stack, collection: str) -> None:
-    source = make_object(13, 15_000)
+    source = make_object(1, 15_000)
     import_id = stack.start(stack.put(source.content), collection)
 
     def kill_all() -> None:
@@ -70,7 +70,7 @@ def test_an_import_outlives_all_workers_at_once(stack: Stack, collection: str) -
 
 def test_killing_anything_of_the_workers_at_any_time_loses_and_doubles_nothing(stack: Stack, collection: str) -> None:
     """Sweeps, pool and main processes, in an order that the seed draws."""
-    source = make_object(14, 30_000)
+    source = make_object(1, 30_000)
     import_id = stack.start(stack.put(source.content), collection)
     random = Random(14)
 
@@ -85,7 +85,7 @@ def test_killing_anything_of_the_workers_at_any_time_loses_and_doubles_nothing(s
 
 
 def test_an_import_goes_on_while_the_api_is_dead(stack: Stack, collection: str) -> None:
-    source = make_object(18, 15_000)
+    source = make_object(1, 15_000)
     import_id = stack.start(stack.put(source.content), collection)
 
     def kill_the_api() -> None:
@@ -100,7 +100,7 @@ def test_an_import_goes_on_while_the_api_is_dead(stack: Stack, collection: str) 
 
 def test_a_planner_killed_before_it_has_planned_is_replaced(stack: Stack, collection: str) -> None:
     """The import is accepted and no worker lives to hear of it, or only for a moment."""
-    source = make_object(15, 3_000)
+    source = make_object(1, 3_000)
     key = stack.put(source.content)
     for number in range(stack.workers):
         stack.kill_worker(number)
@@ -139,7 +139,7 @@ def test_a_worker_that_slept_while_it_lost_connection_and_chunk_cannot_commit_it
     stack: Stack, collection: str
 ) -> None:
     """It sleeps outside of any transaction and wakes while the import runs: the token alone keeps it out."""
-    source = make_object(19, 40_000)
+    source = make_object(1, 40_000)
     import_id = stack.start(stack.put(source.content), collection)
     stopped: list[int] = []
 

@@ -8,7 +8,7 @@ from tests.journeys.stack import Stack
 
 
 def test_importing_an_object_again_adds_only_the_lines_without_id(stack: Stack, collection: str) -> None:
-    source = make_object(61, 12_000)
+    source = make_object(1, 12_000)
     key = stack.put(source.content)
     first = stack.start(key, collection)
     stack.follow(first)
@@ -31,7 +31,7 @@ def test_importing_an_object_again_adds_only_the_lines_without_id(stack: Stack, 
 
 def test_redis_may_forget_between_two_imports_of_the_same_object(stack: Stack, collection: str) -> None:
     """Every id of the second import is called new, and every COPY meets the unique key."""
-    source = make_object(62, 6_000)
+    source = make_object(1, 6_000)
     key = stack.put(source.content)
     first = stack.start(key, collection)
     stack.follow(first)

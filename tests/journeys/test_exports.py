@@ -422,7 +422,7 @@ def test_nothing_is_left_of_a_cancelled_export(exporting: Exporting, name: str, 
 
 
 def test_an_import_beside_a_long_export_is_not_starved(exporting: Exporting, name: str) -> None:
-    source = make_object(71, 5_000)
+    source = make_object(1, 5_000)
     released = threading.Event()
     # Each part is held until the import has got on by as much as the test asks for.
     turns = threading.Semaphore(1)

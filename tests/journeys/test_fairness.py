@@ -18,7 +18,7 @@ FEW = 8
 
 
 def test_a_small_import_behind_a_large_one_starts_within_a_few_chunks(stack: Stack, collection: str) -> None:
-    large, small = make_object(96, 30_000), make_object(97, 200)
+    large, small = make_object(1, 30_000), make_object(97, 200)
     keys = [stack.put(source.content) for source in (large, small)]
     large_id = stack.start(keys[0], collection)
     started: list[str] = []
@@ -42,7 +42,7 @@ def test_imports_that_run_at_once_get_equal_shares_of_the_workers_whose_ever_the
     stack: Stack, collection: str, of_one_project: int
 ) -> None:
     """The rule is one turn an import: three imports of a project have three times the share of another's one."""
-    source = make_object(98, 36_000 // (of_one_project + 1))
+    source = make_object(1, 36_000 // (of_one_project + 1))
     key, start_theirs = stack.put(source.content), _another_project(stack, f"other-{of_one_project}")
     ids = [stack.start_native(key, f"{collection}-{n}") for n in range(of_one_project)]
     ids.append(start_theirs(key))

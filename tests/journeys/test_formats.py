@@ -66,7 +66,7 @@ def kills(stack: Stack) -> list[Fault]:
 def test_compressed_lines_outlive_their_workers(
     stack: Stack, collection: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    source = make_object(31, 25_000)
+    source = make_object(1, 25_000)
     import_id = stack.start_native(stack.put(compress(source.content)), collection)
     stack.follow(import_id, *kills(stack), least=2)
 
@@ -78,7 +78,7 @@ def test_compressed_lines_outlive_their_workers(
 def test_what_is_walked_outlives_its_workers(
     stack: Stack, collection: str, kind: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    written = as_array(make_object(32, 20_000)) if kind == "array" else as_csv(25_000)
+    written = as_array(make_object(1, 20_000)) if kind == "array" else as_csv(25_000)
     import_id = stack.start_native(stack.put(compress(written.content)), collection)
     stack.follow(import_id, *kills(stack), least=2)
 
@@ -93,7 +93,7 @@ def test_objects_beneath_a_prefix_outlive_their_workers_and_the_first_by_key_win
     stack: Stack, collection: str
 ) -> None:
     """The same lines in three objects, each in another form: all are the first one's."""
-    source = make_object(33, 8_000)
+    source = make_object(1, 8_000)
     folder = f"of-{collection}"
     for name, content in (
         ("/a", gzip.compress(source.content)),

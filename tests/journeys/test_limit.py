@@ -36,7 +36,7 @@ def test_no_crowd_and_no_fault_lets_one_import_too_many_in_and_every_slot_comes_
     stack: Stack, collection: str
 ) -> None:
     """64 callers at once, each trying until it is let in, while all that may fail does."""
-    source = make_object(101, 150)
+    source = make_object(1, 150)
     key = stack.put(source.content)
     started = _Count()
     with _limit(stack, LIMIT), _watched(stack) as seen, ThreadPoolExecutor(CALLERS) as pool:
@@ -64,7 +64,7 @@ def test_no_crowd_and_no_fault_lets_one_import_too_many_in_and_every_slot_comes_
 
 def test_a_request_repeated_until_it_is_answered_makes_one_import(stack: Stack, collection: str) -> None:
     """Connections to Postgres are cut and the API is killed between any two of its steps."""
-    source = make_object(102, 50)
+    source = make_object(1, 50)
     key = stack.put(source.content)
     unanswered = 0
     for number in range(12):

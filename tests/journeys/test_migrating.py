@@ -24,7 +24,7 @@ ALTER TABLE events ADD COLUMN tried boolean;
 CREATE TABLE tried (import_id uuid NOT NULL REFERENCES imports ON DELETE CASCADE);
 """
 #: How long a migration waits for a lock here, and how long somebody else reads.
-LOCK_SECONDS, READING_SECONDS = 2.0, 5.0
+LOCK_SECONDS, READING_SECONDS = 0.5, 3.0
 
 
 def test_a_migration_in_the_middle_of_an_import_fails_nothing_and_holds_up_nobody_for_long(
@@ -32,11 +32,11 @@ def test_a_migration_in_the_middle_of_an_import_fails_nothing_and_holds_up_nobod
 ) -> None:
     """Beside a reader whose lock it has to wait for, such as pg_dump: all others would wait with it."""
     monkeypatch.setattr(migrating, "_LOCK_SECONDS", LOCK_SECONDS)
-    monkeypatch.setattr(migrating, "_PAUSE_SECONDS", (0.5, 1.0))
+    monkeypatch.setattr(migrating, "_PAUSE_SECONDS", (0.2, 0.4))
     (tmp_path / "9001_pre_tried.sql").write_text(MIGRATION)
     waits: list[str] = []
     monkeypatch.setattr(migrating.log, "warning", lambda event, **_: waits.append(event))
-    source = make_object(101, 100_000)
+    source = make_object(1, 70_000)
     import_id = stack.start(stack.put(source.content), collection)
     database = Database(stack.service.environment["DATABASE_URL"])
     applied: list[str] = []

@@ -80,7 +80,7 @@ class Load:
 def test_all_processes_are_renewed_under_load_and_nothing_is_lost_doubled_failed_or_refused(
     stack: Stack, collection: str
 ) -> None:
-    source = make_object(99, 3_000)
+    source = make_object(1, 3_000)
     load = Load(stack, stack.put(source.content), collection)
     with load.going_on():
         wait_until(lambda: len(load.started) > AT_ONCE, what="the load goes on")

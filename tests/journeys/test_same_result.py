@@ -43,24 +43,24 @@ SMALL = {"repeated": 0.3, "bad": 0.03, "longest": 4_000}
 
 
 def test_one_worker_with_chunks_of_a_few_lines(one_worker: Stack, collection: str) -> None:
-    source = make_object(131, 600, **SMALL)
+    source = make_object(131, 300, **SMALL)
     import_id = one_worker.start(one_worker.put(source.content), collection)
     one_worker.follow(import_id)
 
     found = audit_complete(one_worker, collection, import_id, source)
-    assert len(found.chunks) > 150
+    assert len(found.chunks) > 75
     assert any(chunk.lines == 0 for chunk in found.chunks), "no chunk lies within one line"
 
 
 def test_two_workers_with_chunks_of_64_kib(stack: Stack, collection: str) -> None:
-    source = make_object(131, 600, **SMALL)
+    source = make_object(131, 300, **SMALL)
     import_id = stack.start(stack.put(source.content), collection)
     stack.follow(import_id)
 
     assert len(audit_complete(stack, collection, import_id, source).chunks) < 10
 
 
-@pytest.mark.parametrize(("seed", "events"), [(131, 600), (132, 5_000), (133, 5_000)])
+@pytest.mark.parametrize(("seed", "events"), [(131, 300), (132, 5_000), (133, 5_000)])
 def test_three_workers_with_chunks_of_12_kib(three_workers: Stack, collection: str, seed: int, events: int) -> None:
     source = make_object(seed, events, **SMALL)
     import_id = three_workers.start(three_workers.put(source.content), collection)

@@ -37,7 +37,7 @@ def stop(worker: Worker) -> float:
 def test_a_chunk_that_a_stopping_worker_cannot_finish_is_given_back_and_costs_no_attempt(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source = make_object(93, 3_000)
+    source = make_object(1, 3_000)
     import_id = start_slow_import(slow, dripping, source.content, collection)
     worker = slow.worker(0)
     (held,) = [
@@ -63,7 +63,7 @@ def test_a_chunk_that_a_stopping_worker_cannot_finish_is_given_back_and_costs_no
 def test_a_chunk_that_is_done_in_time_is_committed_by_the_worker_that_stops(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source = make_object(94, 3_000)
+    source = make_object(1, 3_000)
     import_id = start_slow_import(slow, dripping, source.content, collection)
     leases = dict(
         slow.rows("SELECT number, lease_token FROM chunks WHERE import_id = %(id)s AND state = 'leased'", id=import_id)
@@ -85,7 +85,7 @@ def test_a_chunk_that_is_done_in_time_is_committed_by_the_worker_that_stops(
 def test_a_worker_stopped_in_the_middle_of_planning_leaves_the_plan_to_another(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source = make_object(95, 3_000)
+    source = make_object(1, 3_000)
     key = slow.put(source.content)
     dripping.rule = lambda asked: Trouble.DRIP if asked.kind == "GET" else None
     import_id = slow.start(key, collection)

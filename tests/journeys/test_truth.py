@@ -11,9 +11,9 @@ from tests.journeys.stack import Fault, RedisEar, Stack, dump_redis
 
 
 def test_what_connect_shows_while_an_import_runs_is_true(stack: Stack, collection: str) -> None:
-    source = make_object(121, 25_000, bad=0.01)
+    source = make_object(142, 25_000, bad=0.02)
     import_id = stack.start(stack.put(source.content), collection)
-    poll = stack.follow(import_id)
+    poll = stack.follow(import_id, often=True)
 
     audit_complete(stack, collection, import_id, source)
     running = [status for status in poll.seen if status["status"] == "running"]
@@ -28,7 +28,7 @@ def test_what_connect_shows_while_an_import_runs_is_true(stack: Stack, collectio
 
 
 def test_the_callers_s3_secret_is_found_nowhere(stack: Stack, collection: str) -> None:
-    source = make_object(122, 15_000)
+    source = make_object(1, 15_000)
     key = stack.put(source.content)
     sealed: list[bytes] = []
     kept: list[bytes] = []

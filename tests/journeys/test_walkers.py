@@ -64,7 +64,7 @@ def audit_walk(stack: Stack, import_id: str, source: Object) -> None:
 
 
 def test_imports_that_can_be_cut_do_not_wait_for_a_walk(slow: Stack, dripping: FailingS3, collection: str) -> None:
-    walked, cut = make_object(171, 6_000), make_object(172, 3_000)
+    walked, cut = make_object(1, 6_000), make_object(1, 3_000)
     drip_walk(slow, dripping)
     walk_id = start_walk(slow, walked, f"{collection}-walk")
     wait_until(is_walked(slow, walk_id), what="the walker is at it")
@@ -82,7 +82,7 @@ def test_imports_that_can_be_cut_do_not_wait_for_a_walk(slow: Stack, dripping: F
 def test_a_walker_at_work_for_long_is_not_taken_for_deaf_however_much_waits(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source = make_object(173, 6_000)
+    source = make_object(1, 6_000)
     drip_walk(slow, dripping)
     before = slow.service.pids["walker"]
     ids = [start_walk(slow, source, f"{collection}-{number}") for number in range(2)]
@@ -99,7 +99,7 @@ def test_a_walker_at_work_for_long_is_not_taken_for_deaf_however_much_waits(
 
 
 def test_a_deaf_walker_is_replaced(slow: Stack, collection: str) -> None:
-    source, before = make_object(174, 6_000), slow.walker()
+    source, before = make_object(1, 6_000), slow.walker()
     slow.deafen_walker()
     audit_walk(slow, start_walk(slow, source, collection), source)
 
@@ -110,7 +110,7 @@ def test_a_deaf_walker_is_replaced(slow: Stack, collection: str) -> None:
 def test_a_walker_that_is_told_to_stop_gives_its_chunk_back_and_costs_no_attempt(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source, walker = make_object(175, 6_000), slow.walker()
+    source, walker = make_object(1, 6_000), slow.walker()
     dripped = drip_walk(slow, dripping)
     import_id = start_walk(slow, source, collection)
     wait_until(lambda: dripped, what="the walker is at it")
@@ -127,7 +127,7 @@ def test_a_walker_that_is_told_to_stop_gives_its_chunk_back_and_costs_no_attempt
 def test_a_walk_whose_walker_is_killed_goes_on_where_it_was_committed(
     slow: Stack, dripping: FailingS3, collection: str
 ) -> None:
-    source = make_object(176, 20_000)
+    source = make_object(1, 20_000)
     drip_walk(slow, dripping)
     import_id = start_walk(slow, source, collection)
     done = "SELECT count(*) FROM chunks WHERE import_id = %(id)s AND kind = 'walk' AND state = 'done'"
