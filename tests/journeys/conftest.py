@@ -86,6 +86,8 @@ def dripping_stack(servers: Servers, dripping: FailingS3, tmp_path_factory: pyte
     """Two workers that lose patience soon, with themselves and with chunks; their leases are those of a real one."""
     settings = {
         "PENSTOCK_LEASE_SECONDS": "30",
+        # Each worker hears of waiting work from its own sweep alone.
+        "PENSTOCK_SWEEP_SECONDS": "0.3",
         "PENSTOCK_WATCHDOG_SECONDS": "2",
         "PENSTOCK_STOP_SECONDS": "2",
     }
