@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from api.callers import ADMIN, FILTERED_QUERY, PUSH, QUERY, Caller
-from api.pushing import identity_of
+from common.grounds import identity_of
 from common.ledger import answers, collections, pushes
 from common.ledger.answers import Answer
 from common.ledger.database import Tx

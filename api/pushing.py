@@ -7,23 +7,22 @@ import json
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Lookup
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
 from api.callers import PUSH, Caller
 from common.errors import Refusal
+from common.grounds import identity_of, known_to
 from common.judging import LineJudge
 from common.ledger import collections, pushes, registry
 from common.ledger.database import Deadlock, Tx
-from common.ledger.events import read_hash_key
 from common.ledger.idempotency import Kind, find_made, note_made
 from common.ledger.rows import mapping_json, mapping_of, remembered_json
 from common.model.events import Event, Identity
 from common.model.mapping import Mapping, OnDuplicate
 from common.model.pushes import Judged, Outcome, Push, Stored, Verdict, add_up, keep_one_of_each, verdict_of, verdicts
 from common.model.rejects import RejectCode
-from common.model.things import MOST_THINGS
 from common.ruling import Known
 from common.runtime import Runtime
 from common.sealing import Sealer
@@ -99,7 +98,7 @@ class PushDesk:
             told = once.find_verdicts(tx) if once else None
             if told is not None:
                 return Pushed(told, replayed=True), ()
-            known = self._known(tx, caller, mapping)
+            known = known_to(tx, self._runtime, caller.project_id) if mapping.rules.references else Known()
             # Two pushes into the same collections meet at the first of them.
             parts = {
                 name: self._push_into(tx, caller, name, lines[name], mapping, identity, known) for name in sorted(lines)
@@ -109,13 +108,6 @@ class PushDesk:
                 once.note_verdicts(tx, told)
             registry.register_named(tx, caller.project_id, known.named)
         return Pushed(told), parts.values()
-
-    def _known(self, tx: Tx, caller: Caller, mapping: Mapping) -> Known:
-        """Return what lines may name."""
-        if not mapping.rules.references:
-            return Known()
-        registered = registry.read_registered(tx, caller.project_id)
-        return Known(registered, most=MOST_THINGS if self._runtime.settings.register_unknown else 0)
 
     def _push_into(
         self,
@@ -206,10 +198,3 @@ def _check_replaces(name: str, wished: Mapping, collections: Mapping) -> None:
     if wished.on_duplicate is OnDuplicate.REPLACE and collections.on_duplicate is OnDuplicate.KEEP:
         text = f"What is pushed here takes the place of what is stored, and the collection {name!r} keeps what it has."
         raise Refusal("mapping_conflict", text)
-
-
-@cache
-def identity_of(runtime: Runtime) -> Identity:
-    """Return what makes the ids of this database's events."""
-    with runtime.database.transaction() as tx:
-        return Identity(read_hash_key(tx))

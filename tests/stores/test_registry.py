@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common import grounds
 from common.errors import Refusal, Transient
 from common.ledger import registry
 from common.ledger.registry import Registered
@@ -23,7 +24,6 @@ from common.ruling import Known
 from tests.stage import Hand, Stage, ndjson
 from tests.stores.test_pushes import push
 from tests.stores.test_replace import await_a_wait
-from workers.imports import work
 from workers.imports.lease import LeaseLostError
 from workers.imports.load import load_chunk
 
@@ -238,7 +238,7 @@ def test_chunks_side_by_side_that_name_the_same_things_all_commit_and_register_e
 
 
 def test_over_the_limit_lines_are_rejects_and_no_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (registry, work):
+    for module in (registry, grounds):
         monkeypatch.setattr(module, "MOST_THINGS", 2)
     rows = [line(f"e{n}", **{"$package": one}) for n, one in enumerate((ONE, TWO, THREE, ONE))]
     status = learning(stage).run(ndjson(*rows), mapping=MAPPING)
@@ -249,7 +249,7 @@ def test_over_the_limit_lines_are_rejects_and_no_error(stage: Stage, monkeypatch
 
 
 def test_a_chunk_whose_room_others_took_is_judged_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (registry, work):
+    for module in (registry, grounds):
         monkeypatch.setattr(module, "MOST_THINGS", 2)
     (chunk_id,) = learning(stage).planned(ndjson(line("a"), line("b", **{"$package": TWO})), mapping=MAPPING)
     hand = Hand.takes(stage.worker(register_unknown=1), chunk_id)
@@ -284,7 +284,7 @@ def test_what_is_pushed_is_held_to_the_same_rules(stage: Stage) -> None:
 
 def test_known_holds_as_many_things_as_the_registry_does(stage: Stage) -> None:
     """Both count to the same number, so that a chunk is not judged again and again."""
-    known = Known({("a", str(n)) for n in range(registry.MOST_THINGS - 1)}, most=work.MOST_THINGS)
+    known = Known({("a", str(n)) for n in range(registry.MOST_THINGS - 1)}, most=grounds.MOST_THINGS)
 
     assert known.take([("package", ONE)])
     assert not known.take([("package", TWO)])

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from common.ledger import events, registry
+from common.grounds import identity_of, known_to
 from common.model.chunks import MOST_LINES, Chunk, Ranges, Step
-from common.model.events import Identity
 from common.model.formats import Format, Layout
 from common.model.imports import Import
 from common.model.sources import Source
-from common.model.things import MOST_THINGS
 from common.ruling import Known
 from common.runtime import Runtime
 from workers.imports.decoding import Decoder
@@ -94,14 +91,13 @@ def _known(work: Work) -> Known:
     if not job.mapping.rules.references:
         return Known()
     with work.runtime.database.transaction() as tx:
-        registered = registry.read_registered(tx, job.project_id)
-    return Known(registered, most=MOST_THINGS if work.runtime.settings.register_unknown else 0)
+        return known_to(tx, work.runtime, job.project_id)
 
 
 def _decoder(work: Work, known: Known) -> Decoder | RowDecoder:
     job, layout = work.job, work.layout
     rules: dict[str, Any] = {
-        "identity": _identity(work.runtime),
+        "identity": identity_of(work.runtime),
         "import_number": job.number,
         "source_ordinal": work.chunk.source_ordinal,
         "default_time": round(job.created_at.timestamp() * 1_000_000),
@@ -111,9 +107,3 @@ def _decoder(work: Work, known: Known) -> Decoder | RowDecoder:
     if layout.format is Format.CSV:
         return RowDecoder(layout.header, job.mapping, **rules)
     return Decoder(job.mapping, **rules)
-
-
-@cache
-def _identity(runtime: Runtime) -> Identity:
-    with runtime.database.transaction() as tx:
-        return Identity(events.read_hash_key(tx))
