@@ -9,9 +9,9 @@ from functools import partial
 from api.callers import FILTERED_QUERY, PUSH, QUERY, Caller
 from api.uploads import Body, check_size, take_in
 from common.errors import Refusal
-from common.ledger import chunks, idempotency, imports, uploads
+from common.ledger import chunks, imports, uploads
 from common.ledger.database import Tx
-from common.ledger.idempotency import Kind
+from common.ledger.idempotency import Kind, Once
 from common.model.ids import new_id, parse_id, unknown_import
 from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
 from common.model.rejects import KEPT_BYTES, LineError
@@ -129,12 +129,13 @@ class Desk:
         beside: Callable[[Tx, str], None] = lambda *_: None,
     ) -> Started:
         """Admit the import, unless its key has made one; ``beside`` writes, or refuses, in the same transaction."""
+        once = Once(Kind.IMPORT, caller.project_id, idempotency_key, asked, self._runtime.sealer)
         limit = caller.import_limit or self._runtime.settings.import_limit
         free = self._runtime.slots.take(caller.project_id, import_id, limit=limit)
         started: Started | None = None
         try:
             with self._runtime.database.transaction() as tx:
-                made = self._made_before(tx, caller, asked, idempotency_key, import_id)
+                made = self._made_before(tx, once, import_id)
                 status = made or self._admit(tx, caller, spec, import_id, free=free)
                 if made is None:
                     beside(tx, import_id)
@@ -147,22 +148,17 @@ class Desk:
             log.info("import_accepted", collection=spec.collection)
         return started
 
-    def _made_before(self, tx: Tx, caller: Caller, asked: str, key: str | None, import_id: str) -> ImportStatus | None:
+    def _made_before(self, tx: Tx, once: Once, import_id: str) -> ImportStatus | None:
         """Return what an earlier request with the key was told; else the key is this import's from now on."""
-        if key is None:
-            return None
-        sealer, once = self._runtime.sealer, {"project_id": caller.project_id, "key": key}
-        is_same = partial(sealer.has_fingerprint, asked)
-        made = idempotency.find_made(tx, **once, is_same=is_same)
+        made = once.find_made(tx)
         if made is None:
-            fingerprint = sealer.fingerprint(asked)
-            idempotency.note_made(tx, Kind.IMPORT, **once, fingerprint=fingerprint, made=import_id)
+            once.note_made(tx, import_id)
             return None
         if uploads.is_body_awaited(tx, made):
             # The first one may yet break off, and then there is no answer to give again.
             text = "A request with this Idempotency-Key is under way: its body is still coming. Ask again later."
             raise Refusal("request_under_way", text, retryAfter=_UNDER_WAY_RETRY_SECONDS)
-        return imports.read_status(tx, made, caller.project_id).as_admitted()
+        return imports.read_status(tx, made, once.project_id).as_admitted()
 
     def _admit(self, tx: Tx, caller: Caller, spec: ImportSpec, import_id: str, *, free: bool) -> ImportStatus:
         settings = self._runtime.settings

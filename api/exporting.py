@@ -6,16 +6,15 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from api.callers import FILTERED_QUERY, QUERY, Caller
 from common.completing import Completer
 from common.errors import Refusal
-from common.ledger import collections, exports, idempotency
+from common.ledger import collections, exports
 from common.ledger.database import TooSlow, Tx
-from common.ledger.idempotency import Kind
+from common.ledger.idempotency import Kind, Once
 from common.model.collections import unknown_collection
 from common.model.exports import ExportSpec, ExportState, ExportStatus, Fill, too_many_events, unknown_export
 from common.model.ids import new_id, parse_id
@@ -73,9 +72,12 @@ class ExportDesk:
         if spec.credentials is None and spec.destination.role is None and not own:
             text = "The destination needs accessKeyId and secretAccessKey, or a roleArn."
             raise Refusal("credentials_required", text, field="destination.accessKeyId")
-        export_id = new_id()
+        # The same words of a caller who sees fewer events ask for something else.
+        within = json.dumps(Query(caller.conditions).as_json()) if caller.conditions else ""
+        asked, export_id = f"{spec.as_asked()}{within}", new_id()
+        once = Once(Kind.EXPORT, caller.project_id, idempotency_key, asked, self._runtime.sealer)
         with self._runtime.database.transaction() as tx:
-            made = self._made_before(tx, caller, spec, idempotency_key, export_id)
+            made = self._made_before(tx, once, export_id)
             status = made or self._admit(tx, caller, spec, export_id)
         bind(export_id=status.id)
         if made is None:
@@ -83,22 +85,13 @@ class ExportDesk:
             self._runtime.dispatch.write_export(export_id)
         return ExportStarted(status, replayed=made is not None)
 
-    def _made_before(
-        self, tx: Tx, caller: Caller, spec: ExportSpec, key: str | None, export_id: str
-    ) -> ExportStatus | None:
+    def _made_before(self, tx: Tx, once: Once, export_id: str) -> ExportStatus | None:
         """Return what an earlier request with the key was told; else the key is this export's from now on."""
-        if key is None:
-            return None
-        # The same words of a caller who sees fewer events ask for something else.
-        within = json.dumps(Query(caller.conditions).as_json()) if caller.conditions else ""
-        sealer, asked = self._runtime.sealer, f"{spec.as_asked()}{within}"
-        once, is_same = {"project_id": caller.project_id, "key": key}, partial(sealer.has_fingerprint, asked)
-        made = idempotency.find_made(tx, **once, is_same=is_same)
+        made = once.find_made(tx)
         if made is None:
-            fingerprint = sealer.fingerprint(asked)
-            idempotency.note_made(tx, Kind.EXPORT, **once, fingerprint=fingerprint, made=export_id)
+            once.note_made(tx, export_id)
             return None
-        status = exports.find_status(tx, made, caller.project_id)
+        status = exports.find_status(tx, made, once.project_id)
         return status.as_admitted() if status else None
 
     def _admit(self, tx: Tx, caller: Caller, spec: ExportSpec, export_id: str) -> ExportStatus:

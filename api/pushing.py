@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Lookup
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from common.grounds import identity_of, known_to
 from common.judging import LineJudge
 from common.ledger import collections, pushes, registry
 from common.ledger.database import Deadlock, Tx
-from common.ledger.idempotency import Kind, find_made, note_made
+from common.ledger.idempotency import Kind, Once
 from common.ledger.rows import mapping_json, mapping_of, remembered_json
 from common.model.events import Event, Identity
 from common.model.mapping import Mapping, OnDuplicate
@@ -25,7 +24,6 @@ from common.model.pushes import Judged, Outcome, Push, Stored, Verdict, add_up, 
 from common.model.rejects import RejectCode
 from common.ruling import Known
 from common.runtime import Runtime
-from common.sealing import Sealer
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -76,9 +74,8 @@ class PushDesk:
         ``idempotency_key_reused`` where the key has made something else.
         """
         caller.require(PUSH)
-        once = None
-        if idempotency_key is not None:
-            once = _Once(self._runtime.sealer, caller.project_id, idempotency_key, _as_asked(lines, mapping))
+        asked = "" if idempotency_key is None else _as_asked(lines, mapping)
+        once = Once(Kind.PUSH, caller.project_id, idempotency_key, asked, self._runtime.sealer)
         try:
             pushed, parts = self._push_once(caller, lines, mapping, once)
         except Deadlock:
@@ -91,21 +88,21 @@ class PushDesk:
         return pushed
 
     def _push_once(
-        self, caller: Caller, lines: Lookup[str, Sequence[bytes]], mapping: Mapping, once: _Once | None
+        self, caller: Caller, lines: Lookup[str, Sequence[bytes]], mapping: Mapping, once: Once
     ) -> tuple[Pushed, Collection[_Part]]:
         identity = identity_of(self._runtime)
         with self._runtime.database.transaction() as tx:
-            told = once.find_verdicts(tx) if once else None
-            if told is not None:
-                return Pushed(told, replayed=True), ()
+            made = once.find_made(tx)
+            if made is not None:
+                return Pushed(_verdicts_of(made), replayed=True), ()
             known = known_to(tx, self._runtime, caller.project_id) if mapping.rules.references else Known()
             # Two pushes into the same collections meet at the first of them.
             parts = {
                 name: self._push_into(tx, caller, name, lines[name], mapping, identity, known) for name in sorted(lines)
             }
             told = {name: parts[name].verdicts for name in lines}
-            if once:
-                once.note_verdicts(tx, told)
+            if once.key is not None and _is_any_taken(told):
+                once.note_made(tx, json.dumps(told, separators=(",", ":")))
             registry.register_named(tx, caller.project_id, known.named)
         return Pushed(told), parts.values()
 
@@ -155,25 +152,14 @@ class PushDesk:
         return RejectCode.LINE_TOO_LONG if too_long else judge.judge(line, place)
 
 
-class _Once(NamedTuple):
-    """A push that is to happen once: by its key, and what was asked with it."""
+def _verdicts_of(made: str) -> dict[str, list[Verdict]]:
+    """Return what a push was told, as it is noted."""
+    return {name: list(map(verdict_of, told)) for name, told in json.loads(made).items()}
 
-    sealer: Sealer
-    project_id: str
-    key: str
-    asked: str
 
-    def find_verdicts(self, tx: Tx) -> dict[str, list[Verdict]] | None:
-        """Return what an earlier push with the key was told, and keep others with the key waiting."""
-        is_same = partial(self.sealer.has_fingerprint, self.asked)
-        made = find_made(tx, project_id=self.project_id, key=self.key, is_same=is_same)
-        return {name: list(map(verdict_of, told)) for name, told in json.loads(made).items()} if made else None
-
-    def note_verdicts(self, tx: Tx, told: Lookup[str, Sequence[Verdict]]) -> None:
-        """Note what this push is told, if anything was taken: what was refused as a whole is not remembered."""
-        if any(isinstance(verdict, Outcome) for verdict in chain.from_iterable(told.values())):
-            fingerprint, made = self.sealer.fingerprint(self.asked), json.dumps(told, separators=(",", ":"))
-            note_made(tx, Kind.PUSH, project_id=self.project_id, key=self.key, fingerprint=fingerprint, made=made)
+def _is_any_taken(told: Lookup[str, Sequence[Verdict]]) -> bool:
+    """Return whether any event was taken: a push that was refused as a whole is not remembered."""
+    return any(isinstance(verdict, Outcome) for verdict in chain.from_iterable(told.values()))
 
 
 def _as_asked(lines: Lookup[str, Sequence[bytes]], mapping: Mapping) -> str:

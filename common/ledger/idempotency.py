@@ -5,12 +5,13 @@ A key is unique in its project, whatever it has made. Each kind of thing has a t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
+from typing import NamedTuple
 
 from common.errors import Refusal
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
+from common.sealing import Sealer
 
 _SQL = load_queries("idempotency")
 
@@ -27,31 +28,43 @@ _NOTE = {Kind.IMPORT: _SQL["note_import"], Kind.EXPORT: _SQL["note_export"], Kin
 _DELETE_OLD = (_SQL["delete_old_import_keys"], _SQL["delete_old_export_keys"], _SQL["delete_old_push_keys"])
 
 
-def find_made(tx: Tx, *, project_id: str, key: str, is_same: Callable[[bytes], bool]) -> str | None:
-    """Return what the key has made, as it was noted; None where it has made nothing.
+class Once(NamedTuple):
+    """A request that is to be done once: by its key, and by what it asks for."""
 
-    Keeps others with the key waiting until the transaction ends, and blocks while one of them is under way. Raises
-    Refusal ``idempotency_key_reused`` where that was another request, which ``is_same`` tells by the fingerprint that
-    was noted: of a text that begins with what is to be made.
-    """
-    values = {"project_id": project_id, "key": key}
-    tx.run(_SQL["hold_key"], **values)
-    row = tx.one(_SQL["find_made"], **values)
-    if row is None:
-        return None
-    if not is_same(bytes(row.fingerprint)):
-        text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
-        raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
-    return str(row.made)
+    kind: Kind
+    project_id: str
+    #: None: the request has no key, so nothing is found and nothing is noted.
+    key: str | None
+    #: In one form, which begins with what is to be made: equal texts ask for the same.
+    asked: str
+    sealer: Sealer
 
+    def find_made(self, tx: Tx) -> str | None:
+        """Return what the key has made, as it was noted; None where it has made nothing.
 
-def note_made(tx: Tx, kind: Kind, *, project_id: str, key: str, fingerprint: bytes, made: str) -> None:
-    """Note what the key makes: an import or an export by its id, or the verdicts on a push's events as JSON.
+        Keeps others with the key waiting until the transaction ends, and blocks while one of them is under way. Raises
+        Refusal ``idempotency_key_reused`` where that was another request.
+        """
+        if self.key is None:
+            return None
+        values = {"project_id": self.project_id, "key": self.key}
+        tx.run(_SQL["hold_key"], **values)
+        row = tx.one(_SQL["find_made"], **values)
+        if row is None:
+            return None
+        if not self.sealer.has_fingerprint(self.asked, bytes(row.fingerprint)):
+            text = "This Idempotency-Key has made something else within the last 24 hours. Take a fresh one."
+            raise Refusal("idempotency_key_reused", text, field="Idempotency-Key")
+        return str(row.made)
 
-    To be called after ``find_made``, in the transaction that makes it: what is refused must not be remembered.
-    """
-    values = {"project_id": project_id, "key": key, "fingerprint": fingerprint, "made": made}
-    tx.run(_NOTE[kind], **values)
+    def note_made(self, tx: Tx, made: str) -> None:
+        """Note what the key makes: an import or an export by its id, or the verdicts on a push's events as JSON.
+
+        To be called after ``find_made``, in the transaction that makes it: what is refused must not be remembered.
+        """
+        if self.key is not None:
+            values = {"project_id": self.project_id, "key": self.key, "made": made}
+            tx.run(_NOTE[self.kind], **values, fingerprint=self.sealer.fingerprint(self.asked))
 
 
 def forget_key_of_broken_upload(tx: Tx, import_id: str) -> None:

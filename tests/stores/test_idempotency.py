@@ -190,7 +190,7 @@ def test_a_push_that_broke_off_is_not_remembered(stage: Stage, monkeypatch: pyte
         raise Transient("broken off")
 
     with monkeypatch.context() as patched:
-        patched.setattr("api.pushing.note_made", fail)
+        patched.setattr("common.ledger.idempotency.Once.note_made", fail)
         with pytest.raises(Transient):
             push(stage, b'{"n":1}')
     assert stage.query("SELECT FROM collections WHERE project_id = %(id)s", id=stage.caller.project_id) == []
