@@ -19,9 +19,9 @@ import ujson
 from rich.console import Console
 from rich.table import Table
 
-from api.callers import ALL_SCOPES, create_key, create_master_key, reseal_master_keys
+from api.callers import ALL_SCOPES, create_key, create_master_key
 from api.rendering import iso_time
-from api.signers import ACCESS_KEY_ID, create_key_pair, reseal_key_pairs
+from api.signers import ACCESS_KEY_ID, create_key_pair
 from common.errors import Refusal, Transient
 from common.ledger import collections, migrate, projects, registry
 from common.ledger.database import Database, DriverError, Tx
@@ -263,8 +263,8 @@ def reseal_keys(*, as_json: bool) -> None:
     """
     with _transaction() as tx:
         sealer = _sealer()
-        masters, pairs = reseal_master_keys(tx, sealer), reseal_key_pairs(tx, sealer)
-    done, left = masters[0] + pairs[0], masters[1] + pairs[1]
+        seals = {projects.MASTER: sealer.reseal_master_key, projects.PAIR: sealer.reseal_secret}
+        done, left = projects.seal_anew(tx, seals)
     none = "There is neither a master key nor a key pair."
     _show([{"resealed": key_id} for key_id in done], as_json=as_json, none=none)
     if left:

@@ -123,16 +123,6 @@ def create_master_key(
     return key_id, key
 
 
-def reseal_master_keys(tx: Tx, sealer: Sealer) -> tuple[list[str], list[str]]:
-    """Seal all master keys with the first sealing key; return the ids of them, and of those that none of ours opens."""
-
-    def seal(project_id: str, sealed: bytes) -> bytes | None:
-        key = sealer.open_master_key(project_id, sealed)
-        return None if key is None else sealer.seal_master_key(project_id, key)
-
-    return projects.seal_anew(tx, seal)
-
-
 @dataclass(frozen=True, slots=True)
 class _Shown:
     """What a request shows of itself. Kept: nothing secret may be in it."""

@@ -74,16 +74,6 @@ def create_key_pair(
     return access_key_id, secret
 
 
-def reseal_key_pairs(tx: Tx, sealer: Sealer) -> tuple[list[str], list[str]]:
-    """Seal all secrets with the first sealing key; return the ids of them, and of those that none of ours opens."""
-
-    def seal(access_key_id: str, sealed: bytes) -> bytes | None:
-        secret = sealer.open_secret(access_key_id, sealed)
-        return None if secret is None else sealer.seal_secret(access_key_id, secret)
-
-    return key_pairs.seal_pairs_anew(tx, seal)
-
-
 class Signers:
     """Tells who signed. One a process, for all its threads."""
 

@@ -61,6 +61,10 @@ class Sealer:
         """Return the master key; None where no key of ours opens it."""
         return self._open(_master_of(project_id), sealed)
 
+    def reseal_master_key(self, project_id: str, sealed: bytes) -> bytes | None:
+        """Return the master key sealed with the first key; None where no key of ours opens it."""
+        return self._reseal(_master_of(project_id), sealed)
+
     def seal_secret(self, access_key_id: str, secret: str) -> bytes:
         """Return the secret of a key pair as bytes that only ``open_secret`` with the same id can read."""
         return self._seal(_secret_of(access_key_id), secret)
@@ -68,6 +72,10 @@ class Sealer:
     def open_secret(self, access_key_id: str, sealed: bytes) -> str | None:
         """Return the secret; None where no key of ours opens it."""
         return self._open(_secret_of(access_key_id), sealed)
+
+    def reseal_secret(self, access_key_id: str, sealed: bytes) -> bytes | None:
+        """Return the secret sealed with the first key; None where no key of ours opens it."""
+        return self._reseal(_secret_of(access_key_id), sealed)
 
     def _seal(self, owner: str, text: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
@@ -80,6 +88,10 @@ class Sealer:
             except (InvalidTag, ValueError):  # the latter of one too short to be sealed
                 continue
         return None
+
+    def _reseal(self, owner: str, sealed: bytes) -> bytes | None:
+        text = self._open(owner, sealed)
+        return None if text is None else self._seal(owner, text)
 
     def fingerprint(self, request: str) -> bytes:
         """Return 32 bytes that stand for a request, and tell nobody without our key what it was."""

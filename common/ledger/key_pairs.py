@@ -6,7 +6,6 @@ Each is a key of its project like any other: listed, revoked, expired and noted 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -52,18 +51,3 @@ def find_key_pair(tx: Tx, access_key_id: str) -> KeyPair | None:
     """Return the live key pair of that id: neither revoked nor expired, by the database's clock."""
     row = tx.one(_SQL["find_key_pair"], id=access_key_id)
     return None if row is None else KeyPair(projects.key_of(row), bytes(row.sealed), row.at)
-
-
-def seal_pairs_anew(tx: Tx, seal: Callable[[str, bytes], bytes | None]) -> tuple[list[str], list[str]]:
-    """Replace what is kept of each key pair by what ``seal`` makes of its id and it. Safe to run twice.
-
-    Returns the ids of those that were sealed anew, and of those of which ``seal`` could make nothing.
-    """
-    done: list[str] = []
-    left: list[str] = []
-    for row in tx.all(_SQL["lock_sealed_pairs"]):
-        sealed = seal(row.id, bytes(row.sealed))
-        if sealed is not None:
-            tx.run(_SQL["replace_sealed_pair"], id=row.id, sealed=sealed)
-        (left if sealed is None else done).append(row.id)
-    return done, left

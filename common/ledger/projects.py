@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -19,6 +19,10 @@ MOST_KEYS = 2
 #: Kinds of keys: one that is shown, one that encrypts others, one whose secret signs.
 SHOWN, MASTER, PAIR = "key", "master", "pair"
 _KINDS = {SHOWN: "keys", MASTER: "master keys", PAIR: "key pairs"}
+_SEALED = {
+    MASTER: (_SQL["lock_sealed_master_keys"], _SQL["replace_sealed_master_key"]),
+    PAIR: (_SQL["lock_sealed_pairs"], _SQL["replace_sealed_pair"]),
+}
 
 
 class Project(NamedTuple):
@@ -176,18 +180,21 @@ def find_master_keys(tx: Tx, project_id: str | None) -> list[MasterKey]:
     return [MasterKey(key_of(row), bytes(row.sealed), row.strict) for row in rows]
 
 
-def seal_anew(tx: Tx, seal: Callable[[str, bytes], bytes | None]) -> tuple[list[str], list[str]]:
-    """Replace what is kept of each master key by what ``seal`` makes of its project's id and it. Safe to run twice.
+def seal_anew(tx: Tx, seals: Mapping[str, Callable[[str, bytes], bytes | None]]) -> tuple[list[str], list[str]]:
+    """Replace what is kept of each key, of the kinds that are named, by what its kind's seal makes of it.
 
-    Returns the ids of those that were sealed anew, and of those of which ``seal`` could make nothing.
+    A seal takes what is sealed and whose it is: of a master key the project's id, of a key pair its own. Returns the
+    ids of those that were sealed anew, and of those of which it could make nothing. Safe to run twice.
     """
     done: list[str] = []
     left: list[str] = []
-    for row in tx.all(_SQL["lock_sealed"]):
-        sealed = seal(hex_id(row.project_id), bytes(row.sealed))
-        if sealed is not None:
-            tx.run(_SQL["replace_sealed"], id=row.id, sealed=sealed)
-        (left if sealed is None else done).append(row.id)
+    for kind, seal in seals.items():
+        lock, replace = _SEALED[kind]
+        for row in tx.all(lock):
+            sealed = seal(hex_id(row.owner), bytes(row.sealed))
+            if sealed is not None:
+                tx.run(replace, id=row.id, sealed=sealed)
+            (left if sealed is None else done).append(row.id)
     return done, left
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from api.callers import ALL_SCOPES, PUSH, QUERY, Caller, create_key
 from api.pinpoint.signing import SKEW, Sent, read_claim
-from api.signers import ACCESS_KEY_ID, Signers, create_key_pair, reseal_key_pairs
+from api.signers import ACCESS_KEY_ID, Signers, create_key_pair
 from common.errors import Refusal
 from common.ledger import key_pairs, projects
 from common.ledger.database import Database
@@ -191,7 +191,7 @@ def test_secrets_outlive_the_sealing_key_that_sealed_them(stage: Stage, pair: tu
 
     def reseal(keys: str) -> tuple[list[str], list[str]]:
         with stage.runtime.database.transaction() as tx:
-            return reseal_key_pairs(tx, Sealer(keys))
+            return projects.seal_anew(tx, {projects.PAIR: Sealer(keys).reseal_secret})
 
     def opens(keys: str) -> bool:
         runtime = replace(stage.runtime, sealer=Sealer(keys))

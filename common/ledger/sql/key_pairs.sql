@@ -13,10 +13,3 @@ WHERE s.id = %(id)s
   AND s.sealed IS NOT NULL
   AND k.revoked_at IS NULL
   AND (k.expires_at IS NULL OR k.expires_at > now())
-
--- name: lock_sealed_pairs
--- Nobody revokes one before the commit.
-SELECT id, sealed FROM key_pairs WHERE sealed IS NOT NULL ORDER BY id FOR UPDATE
-
--- name: replace_sealed_pair
-UPDATE key_pairs SET sealed = %(sealed)s WHERE id = %(id)s

@@ -95,12 +95,18 @@ WHERE m.project_id = %(project_id)s
   AND (k.expires_at IS NULL OR k.expires_at > now())
 ORDER BY k.created_at, k.id
 
--- name: lock_sealed
+-- name: lock_sealed_master_keys
 -- Nobody revokes one before the commit.
-SELECT id, project_id, sealed FROM master_keys WHERE sealed IS NOT NULL ORDER BY id FOR UPDATE
+SELECT id, project_id::text AS owner, sealed FROM master_keys WHERE sealed IS NOT NULL ORDER BY id FOR UPDATE
 
--- name: replace_sealed
+-- name: replace_sealed_master_key
 UPDATE master_keys SET sealed = %(sealed)s WHERE id = %(id)s
+
+-- name: lock_sealed_pairs
+SELECT id, id AS owner, sealed FROM key_pairs WHERE sealed IS NOT NULL ORDER BY id FOR UPDATE
+
+-- name: replace_sealed_pair
+UPDATE key_pairs SET sealed = %(sealed)s WHERE id = %(id)s
 
 -- name: only_if_at_once
 SET LOCAL lock_timeout = '50ms'; SET LOCAL synchronous_commit = off
