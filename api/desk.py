@@ -72,8 +72,9 @@ class Desk:
         made something else. May block while another request with the key is under way.
         """
         caller.require(PUSH)
-        own = self._runtime.settings.may_read_own(spec.source.bucket)
-        if spec.credentials is None and spec.source.role is None and not own:
+        source = spec.source
+        own = self._runtime.settings.may_read_own(source.bucket)
+        if spec.credentials is None and source.role is None and not (own or source.anonymous):
             text = "The source needs accessKeyId and secretAccessKey, or a roleArn."
             raise Refusal("credentials_required", text, field="source.accessKeyId")
         started = self._start(caller, spec, new_id(), asked=spec.as_asked(), idempotency_key=idempotency_key)

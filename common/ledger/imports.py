@@ -14,7 +14,7 @@ from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
-from common.ledger.rows import counts_of, hex_id, mapping_json, mapping_of, remembered_json
+from common.ledger.rows import columns_json, columns_of, counts_of, hex_id, mapping_json, mapping_of, remembered_json
 from common.ledger.segments import define_segment
 from common.model.formats import Compression, Format, Layout
 from common.model.imports import (
@@ -108,6 +108,7 @@ def admit_import(
         door=spec.terms.door or None,
         most_bytes=spec.terms.most_bytes,
         asked=json.dumps(spec.terms.asked) if spec.terms.asked else None,
+        columns=columns_json(spec.columns),
         max_rejects=most_rejects if spec.max_rejects is None else min(spec.max_rejects, most_rejects),
     )
     if spec.segment:
@@ -359,7 +360,9 @@ def _layout(value: dict[str, Any]) -> Layout:
 def _source(value: dict[str, Any]) -> SourceRef:
     """Read a reference; an older row has three members, of one object."""
     kind, keys = SourceKind(value.get("kind", SourceKind.OBJECT)), tuple(value.get("keys", ()))
-    return SourceRef(value["bucket"], value["key"], value["region"], kind, keys, value.get("role"))
+    return SourceRef(
+        value["bucket"], value["key"], value["region"], kind, keys, value.get("role"), value.get("anonymous", False)
+    )
 
 
 def _import(row: Any) -> Import:
@@ -377,6 +380,7 @@ def _import(row: Any) -> Import:
         Compression(row.compression) if row.compression != AUTO else None,
         IfSeen(row.if_seen),
         row.most_bytes,
+        columns_of(row.columns),
     )
 
 
@@ -429,4 +433,5 @@ def _status(tx: Tx, row: Any) -> ImportStatus:
         external_id=external_id(hex_id(row.project_id)) if source.role else None,
         asked=row.asked or {},
         segment_id=hex_id(row.segment_id) if row.segment_id else None,
+        columns=columns_of(row.columns),
     )

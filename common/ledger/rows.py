@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from common.model.chunks import Counts
+from common.model.columns import Columns
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.rules import NO_RULES, Rules
 
@@ -32,6 +33,13 @@ def mapping_json(mapping: Mapping) -> str:
         "types": dict(mapping.types),
         "quotedLineBreaks": mapping.quoted_line_breaks,
     }
+    # Only what differs: pushes are compared by this text with those of versions that did not know the words.
+    if not mapping.dots_nest:
+        members["dotsNest"] = False
+    if mapping.month_first:
+        members["monthFirst"] = True
+    if mapping.id_is_time:
+        members["idIsTime"] = True
     if mapping.rules != NO_RULES:
         members["rules"] = msgspec.to_builtins(mapping.rules)
     return json.dumps(members)
@@ -50,5 +58,18 @@ def mapping_of(value: Any) -> Mapping:
         OnDuplicate(value["onDuplicate"]),
         tuple((column, ColumnType(kind)) for column, kind in value.get("types", {}).items()),
         value.get("quotedLineBreaks", True),
+        value.get("dotsNest", True),
+        value.get("monthFirst", False),
+        value.get("idIsTime", False),
         msgspec.convert(value.get("rules", {}), Rules),
     )
+
+
+def columns_json(columns: Columns | None) -> str | None:
+    """Return the columns of a table as their column holds them; None of what is no table."""
+    return None if columns is None else json.dumps(msgspec.to_builtins(columns))
+
+
+def columns_of(value: Any) -> Columns | None:
+    """Return the columns of a table; None of what is no table."""
+    return None if value is None else msgspec.convert(value, Columns)

@@ -9,7 +9,8 @@ bits  the id is
 ====  =====================================================================================================
 10    a UUID in canonical form (lower case, 8-4-4-4-12, variant ``10``), as it is
 11    a keyed hash of any other id string, or of an integer
-0x    derived from (import number, source ordinal, byte offset), so that a chunk loaded twice makes it twice
+0x    derived from (import number, source ordinal, byte offset), so that a chunk loaded twice makes it twice; or, with
+      an import number that is never drawn, the moment that names the line
 ====  =====================================================================================================
 
 Two strings are the same id only if they are equal: an upper-case UUID is another id than the lower-case one,
@@ -160,3 +161,18 @@ def derived_prefix(import_number: int, source_ordinal: int) -> bytes:
     # The ordinal lies across the top bit of byte 8, which stays 0: 16 bits before it, 7 bits after.
     high, low = divmod(source_ordinal, 1 << 7)
     return import_number.to_bytes(6, "big") + high.to_bytes(2, "big") + bytes((low,))
+
+
+#: The last of 48 bits: no import has it.
+_OF_TIMES = b"\xff" * 6
+#: Microseconds from the year 1, before which no time is, to 1970.
+_TIMES_FROM = 62_135_596_800_000_000
+
+
+def time_id(time: int) -> bytes:
+    """Return the id of a line that its moment names: ``time`` in microseconds since 1970, of the years 1 to 9999.
+
+    Exact, and ids sort as the moments do: a page in the order of ids is one in that of times, and a timeframe is a
+    range of the unique key.
+    """
+    return _OF_TIMES + (time + _TIMES_FROM).to_bytes(10, "big")

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from common.model.chunks import Counts, Entry
+from common.model.columns import Columns
 from common.model.formats import Compression, Format, Layout
 from common.model.mapping import Mapping
 from common.model.segments import SegmentSpec
@@ -122,6 +123,9 @@ class ImportSpec:
     terms: Terms = NO_TERMS
     #: A segment that its events are to be.
     segment: SegmentSpec | None = None
+    #: What is declared of the columns of a table, whose others are found out before anything is loaded. None: the lines
+    #: are those of no table.
+    columns: Columns | None = None
 
     def mapping_within(self, collections: Mapping) -> Mapping:
         """Return the mapping to import with, given that of the collection."""
@@ -173,6 +177,8 @@ class Import:
     compression: Compression | None = None
     if_seen: IfSeen = IfSeen.IMPORT
     most_bytes: int | None = None
+    #: As declared; None: no table.
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +299,8 @@ class ImportStatus:
     asked: dict[str, Any] = field(default_factory=dict)
     #: The segment that its events are.
     segment_id: str | None = None
+    #: As declared; None: no table.
+    columns: Columns | None = None
 
     def as_admitted(self) -> ImportStatus:
         """Return the status as it was when the import's row was written: what its first caller was told."""

@@ -42,5 +42,12 @@ class Mapping:
     types: tuple[tuple[str, ColumnType], ...] = ()
     #: Of CSV: whether a quoted cell may hold line breaks.
     quoted_line_breaks: bool = True
+    #: Of CSV: whether dots in the names of columns nest. Otherwise they are part of the name.
+    dots_nest: bool = True
+    #: Whether dates as they are written in the US are times too: ``1/31/2017``.
+    month_first: bool = False
+    #: A line that none of ``id_names`` gives an id, and that has a time, has that moment for its id: however it is
+    #: written, and to the microsecond.
+    id_is_time: bool = False
     #: Of the request alone: no collection remembers them.
     rules: Rules = NO_RULES

@@ -56,6 +56,8 @@ class SourceRef:
     keys: tuple[str, ...] = ()
     #: ARN of the role that may read them, where the caller sends no keys of their own.
     role: str | None = None
+    #: Whether it is asked for without keys where the caller sends none: then everybody may read it, or it is refused.
+    anonymous: bool = False
 
     @property
     def url(self) -> str:

@@ -38,6 +38,17 @@ _ISO_8601 = re.compile(
 )
 
 
+_MONTH_FIRST = re.compile(
+    r"""
+    (?P<month>[0-9]{1,2}) (?P<between>[/-]) (?P<day>[0-9]{1,2}) (?P=between) (?P<year>[0-9]{4})
+    (?:
+        [Tt ] (?P<hour>[0-9]{1,2}) : (?P<minute>[0-9]{2}) (?: : (?P<second>[0-9]{2}) (?: \. (?P<fraction>[0-9]+) )? )?
+        (?: [ ]? (?P<half>[AaPp]) [Mm] )?
+    )?
+    """,
+    re.VERBOSE,
+)
+
 _EPOCH_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -158,3 +169,21 @@ def _parse_iso(text: str) -> int | None:
     minutes = hour * 60 + minute - zone
     micros = day * _DAY + (minutes * 60 + second) * _SECOND + int(part["fraction"][:6].ljust(6, "0"))
     return micros if _FIRST <= micros <= _LAST else None
+
+
+def parse_month_first(text: str) -> int | None:
+    """Return a time as it is written in the US, in microseconds since 1970-01-01 UTC, or None if it is none.
+
+    ``1/31/2017``, ``01-31-2017 17:30``, ``1/31/2017 5:30:00.250 PM``: UTC.
+    """
+    found = _MONTH_FIRST.fullmatch(text)
+    if found is None:
+        return None
+    part = found.groupdict(default="0")
+    hour = int(part["hour"])
+    if found["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if found["half"] in "Pp" else 0)
+    day = f"{part['year']}-{int(part['month']):02}-{int(part['day']):02}"
+    return _parse_iso(f"{day}T{hour:02}:{part['minute'].zfill(2)}:{part['second'].zfill(2)}.{part['fraction']}")

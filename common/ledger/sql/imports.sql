@@ -21,9 +21,9 @@ SELECT import_limit FROM projects WHERE id = %(project_id)s
 
 -- name: insert_import
 INSERT INTO imports (id, project_id, collection_id, api_key_id, source, mapping, max_rejects, format, compression,
-                     if_seen, door, most_bytes, asked)
+                     if_seen, door, most_bytes, asked, columns)
 VALUES (%(id)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(source)s, %(mapping)s, %(max_rejects)s,
-        %(format)s, %(compression)s, %(if_seen)s, %(door)s, %(most_bytes)s, %(asked)s)
+        %(format)s, %(compression)s, %(if_seen)s, %(door)s, %(most_bytes)s, %(asked)s, %(columns)s)
 
 -- name: insert_secret
 INSERT INTO import_secrets (import_id, sealed, expires_at)
@@ -34,7 +34,7 @@ SELECT sealed FROM import_secrets WHERE import_id = %(import_id)s AND expires_at
 
 -- name: read_import
 SELECT id, number, project_id, collection_id, state, created_at, source, mapping, max_rejects, format, compression,
-       if_seen, most_bytes
+       if_seen, most_bytes, columns
 FROM imports
 WHERE id = %(import_id)s
 
@@ -60,7 +60,7 @@ SET state = 'planning',
 FROM claimable
 WHERE i.id = claimable.id
 RETURNING i.id, i.number, i.project_id, i.collection_id, i.state, i.created_at, i.source, i.mapping, i.max_rejects,
-          i.format, i.compression, i.if_seen, i.most_bytes, i.lease_token, i.attempts, claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
+          i.format, i.compression, i.if_seen, i.most_bytes, i.columns, i.lease_token, i.attempts, claimable.holder_pid AS former_pid, claimable.holder_started AS former_started
 
 -- name: release_plan
 -- Gives a plan back after a failure that passes; the sweep sends it again from not_before on.
@@ -214,7 +214,7 @@ GROUP BY i.id
 WITH mentioned AS (SELECT FROM chunks)
 SELECT i.id, i.number, i.state, coalesce(l.former_name, l.name) AS collection, i.source, i.mapping, i.created_at, i.started_at, i.finished_at,
        now() AS read_at, i.bytes_total, i.chunks_total, i.error_code, i.error_message, i.api_key_id, i.project_id,
-       i.format, i.compression, i.previous_import, i.asked,
+       i.format, i.compression, i.previous_import, i.asked, i.columns,
        (SELECT v.segment_id FROM segment_versions AS v WHERE v.import_id = i.id) AS segment_id,
        i.bytes_done, i.lines, i.imported, i.replaced, i.duplicates, i.rejected, i.blank,
        (SELECT count(*) FROM chunks AS c

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.model.events import Identity, derived_id
+from common.model.events import Identity, derived_id, time_id
+from common.model.times import parse_time
 
 IDENTITY = Identity(b"k" * 32)
 CANONICAL = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6"
@@ -121,3 +122,41 @@ def test_hashes_hang_on_the_key_and_stay_as_they_are() -> None:
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         Identity(b"short")
+
+
+#: Of the years 1 to 9999: all that is read as a time.
+FIRST, LAST = parse_time("0001-01-01"), parse_time("9999-12-31T23:59:59.999999")
+assert FIRST is not None
+assert LAST is not None
+moments = st.integers(FIRST, LAST) | st.sampled_from([FIRST, LAST, -1, 0, 1])
+
+
+@given(moments, moments)
+def test_ids_of_moments_differ_as_these_do_and_sort_as_they_do(one: int, other: int) -> None:
+    assert (time_id(one) < time_id(other)) == (one < other)
+    assert (time_id(one) == time_id(other)) == (one == other)
+
+
+@given(st.integers(FIRST, LAST - 1))
+def test_to_the_microsecond(moment: int) -> None:
+    assert int.from_bytes(time_id(moment + 1), "big") - int.from_bytes(time_id(moment), "big") == 1
+
+
+@given(moments, texts, positions)
+def test_the_id_of_a_moment_is_none_of_a_string_nor_of_a_place(
+    moment: int, text: str, position: tuple[int, int, int]
+) -> None:
+    number, *rest = position
+    made = time_id(moment)
+
+    assert len(made) == 16
+    assert made[8] >> 7 == 0  # neither a UUID nor a hash
+    assert made != IDENTITY.of_string(text)
+    # No sequence comes to the last of 48 bits.
+    assert made > derived_id(min(number, 2**48 - 2), *rest)
+
+
+@pytest.mark.parametrize("moment", [FIRST - 1])
+def test_a_moment_before_the_year_1_is_an_error_and_no_other_id(moment: int) -> None:
+    with pytest.raises(OverflowError):
+        time_id(moment)

@@ -34,6 +34,22 @@ STATUS = ImportStatus(
     error=None,
     history=(),
 )
+#: A mapping that has nothing in common with the one of default.
+OTHER = Mapping(
+    id_names=("key",),
+    time_names=("at",),
+    on_duplicate=OnDuplicate.REPLACE,
+    types=(("price", ColumnType.NUMBER),),
+    quoted_line_breaks=False,
+    dots_nest=False,
+    month_first=True,
+    id_is_time=True,
+    rules=Rules(longest=9),
+)
+
+
+def test_the_other_mapping_differs_in_every_word() -> None:
+    assert all(getattr(OTHER, one.name) != getattr(Mapping(), one.name) for one in fields(Mapping))
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
@@ -77,9 +93,7 @@ def test_events_that_took_the_place_of_others_are_work_too() -> None:
 
 
 def test_the_mapping_of_an_import_is_the_collections_where_the_request_names_nothing() -> None:
-    collections = Mapping(
-        ("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False, Rules(longest=9)
-    )
+    collections = OTHER
     asked = ImportSpec("c", SourceRef("b", "k"), Mapping(("order",)))
 
     assert asked.mapping_within(collections) == asked.mapping
@@ -92,10 +106,9 @@ def test_the_mapping_of_an_import_is_the_collections_where_the_request_names_not
 
 @given(st.sets(st.frozensets(st.sampled_from([field.name for field in fields(Mapping)])), min_size=2))
 def test_requests_that_name_different_parts_of_a_mapping_are_different(ways: set[frozenset[str]]) -> None:
-    other = Mapping(("key",), ("at",), OnDuplicate.REPLACE, (("price", ColumnType.NUMBER),), False, Rules(longest=9))
     texts = set()
     for named in ways:
-        for mapping in (Mapping(), replace(Mapping(), **{name: getattr(other, name) for name in named})):
+        for mapping in (Mapping(), replace(Mapping(), **{name: getattr(OTHER, name) for name in named})):
             texts.add(ImportSpec("c", SourceRef("b", "k"), mapping, named=named).as_asked())
 
     assert len(texts) == 2 * len(ways) - (frozenset() in ways)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.model.times import parse_time, parse_times
+from common.model.times import parse_month_first, parse_time, parse_times
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -201,3 +203,72 @@ def test_more_days_than_are_remembered_are_still_read() -> None:
     days = [date.fromordinal(700_000 + n) for n in range(10_000)]
 
     assert [parse_time(f"{day}T00:00:00Z") for day in days] == [parse_time(str(day)) for day in days]
+
+
+# --- as they are written in the US ------------------------------------------------------------------------------
+
+#: What follows the day, as strptime has it.
+CLOCKS = ["", *map("".join, product(" T", ("%H", "%I"), (":%M", ":%M:%S", ":%M:%S.%f"), ("", " %p", "%p")))]
+CLOCKS = [clock for clock in CLOCKS if ("%I" in clock) == ("%p" in clock)]
+in_letters = st.text("0123459/-: .TtAaPpMm", max_size=12)
+nearly = st.tuples(
+    st.integers(0, 13), st.sampled_from("/-"), st.integers(0, 32), st.sampled_from("/-"),
+    st.sampled_from(["2017", "2016", "0001", "9999", "17", "0000"]),
+    st.sampled_from(["", " 0:00", " 00:00", " 24:00", "T23:59:59.999999", " 5:3", " 5:60", " 0:30 AM", " 12:30am",
+                     " 12:30 PM", " 13:00 PM", " 5:30:61", " 5:30:15.5 pM", "  5:30", " 5", " 5 PM", "Z", " 5:30Z"]),
+).map(lambda drawn: "".join(map(str, drawn)))  # fmt: skip
+
+
+def as_strptime_has_it(text: str) -> int | None:
+    """Return the moment. It takes more than we do: one digit where we ask for two, and letters of any case."""
+    for between, clock in product("/-", CLOCKS):
+        with suppress(ValueError):
+            return micros(datetime.strptime(f"{text} +0000", f"%m{between}%d{between}%Y{clock} %z"))
+    return None
+
+
+@given(st.datetimes(), st.sampled_from("/-"), st.sampled_from(CLOCKS), st.booleans())
+def test_a_date_of_the_us_counts_as_strptime_reads_it(moment: datetime, between: str, clock: str, padded: bool) -> None:
+    day = f"{moment.month}{between}{moment.day}" if not padded else f"{moment.month:02}{between}{moment.day:02}"
+    text = f"{day}{between}{moment.year:04}{moment.strftime(clock)}"
+
+    assert parse_month_first(text) == as_strptime_has_it(text) is not None
+    assert parse_time(text) is None
+
+
+@given(nearly | in_letters)
+def test_what_is_taken_of_dates_of_the_us_strptime_takes_too(text: str) -> None:
+    found = parse_month_first(text)
+
+    assert found is None or found == as_strptime_has_it(text)
+    # A date that the calendar lacks is no other one.
+    assert parse_time(text) is None or found is None
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("1/31/2017", "2017-01-31"),
+        ("01-31-2017", "2017-01-31"),
+        ("1/1/0001", "0001-01-01"),
+        ("12/31/9999 23:59:59.999999", "9999-12-31T23:59:59.999999"),
+        ("1/31/2017 5:30", "2017-01-31T05:30"),
+        ("1/31/2017 5:30 PM", "2017-01-31T17:30"),
+        ("1/31/2017 12:00 AM", "2017-01-31"),
+        ("1/31/2017 12:00:00 pm", "2017-01-31T12:00"),
+        ("1/31/2017T5:30:00.25PM", "2017-01-31T17:30:00.250"),
+        ("1/31/2017 5:30:00.1234569", "2017-01-31T05:30:00.123456"),
+    ],
+)
+def test_a_date_of_the_us_is_the_same_moment_as_the_one_of_iso(text: str, moment: str) -> None:
+    assert parse_month_first(text) == parse_time(moment) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["31/1/2017", "1/31/17", "1/31-2017", "2/29/2017", "1.31.2017", "0/1/2017", "1/31/2017 0:30 PM",
+     "1/31/2017 13:00 AM", "1/31/2017 24:00", "1/31/2017 5:60", "1/31/2017 5", "1/31/0000", " 1/31/2017", "1/31/2017\n", "1/31/2017Z",
+     "\u0661/31/2017", ""],
+)  # fmt: skip
+def test_what_is_no_date_of_the_us_is_none(text: str) -> None:
+    assert parse_month_first(text) is None
