@@ -32,10 +32,9 @@ class ImportIds:
 class SegmentDesk:
     """The use cases of segments. Raises Refusal for what is not taken, Transient while Postgres is away."""
 
-    def __init__(self, runtime: Runtime, *, counted_by: str) -> None:
-        """Take the process's runtime, and the member that the events of a segment are counted by."""
+    def __init__(self, runtime: Runtime) -> None:
+        """Take the process's runtime."""
         self._runtime = runtime
-        self._counted_by = counted_by
 
     def read_segment(self, caller: Caller, segment_id: str, *, version: int | None = None) -> Segment:
         """Return a segment as of its latest version, or of another. Raises Refusal ``not_found``."""
@@ -43,9 +42,7 @@ class SegmentDesk:
         asked, found = parse_id(segment_id), None
         if asked is not None:
             with self._runtime.database.transaction() as tx:
-                found = segments.find_segment(
-                    tx, caller.project_id, asked, counted_by=self._counted_by, version=version
-                )
+                found = segments.find_segment(tx, caller.project_id, asked, version=version)
         if found is None:
             raise unknown_segment(segment_id)
         return found
@@ -53,17 +50,9 @@ class SegmentDesk:
     def list_segments(self, caller: Caller, *, before: int | None = None, limit: int = 50) -> SegmentPage:
         """Return a page of the project's segments, each as of its latest version."""
         caller.require(PUSH, QUERY)
-        items: list[Segment] = []
-        while len(items) < limit:
-            # In a transaction each: what was counted stays so, should all of them take longer than a request may.
-            with self._runtime.database.transaction() as tx:
-                found, before = segments.list_segments(
-                    tx, caller.project_id, counted_by=self._counted_by, before=before, limit=1
-                )
-            items += found
-            if before is None:
-                break
-        return SegmentPage(items, before)
+        with self._runtime.database.transaction() as tx:
+            items, next_before = segments.list_segments(tx, caller.project_id, before=before, limit=limit)
+        return SegmentPage(items, next_before)
 
     def list_imports(self, caller: Caller, segment_id: str, *, before: int | None = None, limit: int = 50) -> ImportIds:
         """Return a page of the imports that defined versions of a segment. Raises Refusal ``not_found``."""

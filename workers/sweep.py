@@ -19,8 +19,8 @@ from typing import TypeVar
 
 from common.dispatch import Lane
 from common.errors import PenstockError, Terminal, Transient
-from common.ledger import answers, chunks, collections, exports, idempotency, imports, leases, pushes, uploads
-from common.ledger.database import Database, Tx
+from common.ledger import answers, chunks, collections, exports, idempotency, imports, leases, pushes, segments, uploads
+from common.ledger.database import Database, TooSlow, Tx
 from common.model.sources import SourceRef
 from common.model.uploads import Upload
 from common.runtime import Runtime
@@ -38,6 +38,9 @@ _PR_SET_PDEATHSIG = 1
 _SURELY_LOST = 10
 #: How long a round deletes events of deleted collections, and waits for who uses an index of theirs.
 _EMPTYING_SECONDS, _DROPPING_SECONDS = 1.0, 0.2
+#: How long a round goes on counting segments, and how long it counts one: some 50 million events. A round that takes
+#: three minutes is taken to hang.
+_COUNTING_SECONDS, _LONGEST_COUNTING = 1.0, 60.0
 
 
 def sweep(runtime: Runtime, *, guard: Database | None = None) -> bool:
@@ -247,6 +250,25 @@ def _trim_marks(runtime: Runtime) -> None:
     runtime.seen.trim()
 
 
+def _count_segments(runtime: Runtime) -> None:
+    """Count segments whose imports did not settle but end otherwise, or were too large to be counted by who settled."""
+    until = time.monotonic() + _COUNTING_SECONDS
+    for import_id in _list(runtime.database, segments.uncounted_imports):
+        if time.monotonic() < until:
+            _try("count_segment", partial(_count_segment, runtime, import_id))
+
+
+def _count_segment(runtime: Runtime, import_id: str) -> None:
+    try:
+        with runtime.database.transaction() as tx:
+            segments.count_segment(tx, import_id, seconds=_LONGEST_COUNTING)
+    except (TooSlow, Terminal) as error:
+        # Each round would take as long again, and the other steps would wait for it.
+        with runtime.database.transaction() as tx:
+            segments.leave_uncounted(tx, import_id)
+        log.warning("segment_left_uncounted", import_id=import_id, error=str(error))
+
+
 def _empty_collections(runtime: Runtime) -> None:
     """Delete the events of deleted collections, for so long that the other steps do not wait for it."""
     until = time.monotonic() + _EMPTYING_SECONDS
@@ -283,6 +305,7 @@ def _steps() -> tuple[Callable[[Runtime], None], ...]:
         _tell_of_unserved_walks,
         _tell_of_unserved_exports,
         *healing.STEPS,
+        _count_segments,
         _empty_spool,
         _empty_collections,
     )

@@ -26,8 +26,6 @@ from common.model.sources import SourceKind, parse_s3_url
 
 #: Holds all endpoints of a project: this wire knows no collections.
 COLLECTION = "endpoints"
-#: The member that a segment's endpoints are counted by.
-COUNTED_BY = "ChannelType"
 #: An endpoint is stored whole: one that comes again takes the place of the one before. Cells of CSV stay strings here,
 #: since types go by the whole name of a column and those of numbers, ``Metrics.*``, are the caller's own; what has to
 #: be a number is made one when it is read. An Id of JSON that is a number is that of a cell or a path of these
@@ -141,14 +139,14 @@ def import_spec(body: Any, *, limit: int, most_bytes: int) -> ImportSpec:
     """
     asked = _load(ImportJobRequest(), body)
     source = parse_s3_url(asked["S3Url"], kind=SourceKind.OBJECT_OR_PREFIX, field="S3Url")
-    wants_segment = asked["DefineSegment"] or asked["SegmentId"]
+    segment = SegmentSpec(asked["SegmentId"], asked["SegmentName"], counted_by="ChannelType")
     return ImportSpec(
         collection=COLLECTION,
         source=replace(source, role=check_role(asked["RoleArn"], field="RoleArn")),
         mapping=MAPPING,
         format=_FORMATS[asked["Format"]],
         terms=Terms(DOOR, limit, most_bytes, asked=_definition(asked)),
-        segment=SegmentSpec(asked["SegmentId"], asked["SegmentName"]) if wants_segment else None,
+        segment=segment if asked["DefineSegment"] or asked["SegmentId"] else None,
     )
 
 

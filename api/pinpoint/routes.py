@@ -283,4 +283,4 @@ def _collections() -> CollectionDesk:
 
 
 def _segments() -> SegmentDesk:
-    return SegmentDesk(runtime(), counted_by=parse.COUNTED_BY)
+    return SegmentDesk(runtime())

@@ -1,8 +1,7 @@
-"""The rows of segments: defined with the import that brings their events, counted once it has ended."""
+"""The rows of segments: defined with the import that brings their events, counted as it ends."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from common.ledger.database import Tx
@@ -27,28 +26,42 @@ def define_segment(tx: Tx, project_id: str, import_id: str, spec: SegmentSpec) -
         segment_id = parse_id(spec.id) or ""
         if not segment_id or not tx.one(_SQL["lock_segment"], id=segment_id, project_id=project_id):
             raise unknown_segment(spec.id)
-    tx.run(_SQL["insert_version"], id=segment_id, import_id=import_id, name=spec.name)
+    tx.run(_SQL["insert_version"], id=segment_id, import_id=import_id, name=spec.name, counted_by=spec.counted_by)
     return segment_id
 
 
-def find_segment(
-    tx: Tx, project_id: str, segment_id: str, *, counted_by: str, version: int | None = None
-) -> Segment | None:
-    """Return a segment of the project as of its latest version, or of another; None where there is none.
+def count_segment(tx: Tx, import_id: str, *, seconds: float) -> None:
+    """Count the segment of an import that has ended, if it has one that is not counted: 1.1 us an event of 160 bytes.
 
-    ``counted_by`` is the member that its events are counted by. The first who asks once the import has ended counts
-    (0.6 us an event) and notes it.
+    A later import may take the place of its events: so it is counted at the end, and once. Bounds each statement that
+    follows in the transaction, too. Safe to run twice. Raises TooSlow where it takes longer than so many seconds.
     """
+    tx.run(_SQL["bound_counting"], milliseconds=round(seconds * 1000))
+    tx.run(_SQL["count_members"], import_id=import_id)
+
+
+def leave_uncounted(tx: Tx, import_id: str) -> None:
+    """Note that nobody is to count the segment of an import by its member. How many events it has is known."""
+    tx.run(_SQL["leave_uncounted"], import_id=import_id)
+
+
+def uncounted_imports(tx: Tx) -> list[str]:
+    """Return the imports that have ended and whose segments are not counted, the oldest first."""
+    return [hex_id(row.id) for row in tx.all(_SQL["uncounted_imports"])]
+
+
+def find_segment(tx: Tx, project_id: str, segment_id: str, *, version: int | None = None) -> Segment | None:
+    """Return a segment of the project as of its latest version, or of another; None where there is none."""
     rows = tx.all(_SQL["read_segments"], **_asked(project_id, segment_id=segment_id, version=version))
-    return _segment(tx, rows[0], counted_by) if rows else None
+    return _segment(rows[0]) if rows else None
 
 
 def list_segments(
-    tx: Tx, project_id: str, *, counted_by: str, before: int | None = None, limit: int
+    tx: Tx, project_id: str, *, before: int | None = None, limit: int
 ) -> tuple[list[Segment], int | None]:
     """Return a page of a project's segments, newest first, and the number to go on before, or None at the end."""
     rows = tx.all(_SQL["read_segments"], **_asked(project_id, before=before, limit=limit))
-    found = [_segment(tx, row, counted_by) for row in rows[:limit]]
+    found = [_segment(row) for row in rows[:limit]]
     return found, found[-1].number if len(rows) > limit else None
 
 
@@ -71,13 +84,7 @@ def _asked(
     return {"project_id": project_id, "id": segment_id, "version": version, "before": before, "limit": limit}
 
 
-def _segment(tx: Tx, row: Any, counted_by: str) -> Segment:
-    members, by_member = row.members, row.by_member or {}
-    if row.countable:
-        counted = tx.one(_SQL["count_members"], import_id=row.import_id, member=counted_by)
-        members, by_member = counted.members, counted.by_member or {}
-        noted = {"members": members, "by_member": json.dumps(by_member)}
-        tx.run(_SQL["note_members"], id=row.id, version=row.version, **noted)
+def _segment(row: Any) -> Segment:
     return Segment(
         id=hex_id(row.id),
         number=row.number,
@@ -86,6 +93,6 @@ def _segment(tx: Tx, row: Any, counted_by: str) -> Segment:
         created_at=row.created_at,
         modified_at=row.modified_at,
         import_id=hex_id(row.import_id),
-        members=members,
-        by_member=by_member,
+        members=row.members,
+        by_member=row.by_member or {},
     )

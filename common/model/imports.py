@@ -152,8 +152,9 @@ def _asked(part: Any) -> Any:
         return [_asked(one) for one in part]
     if not is_dataclass(part):
         return part
-    # The limits are the service's: who asks again once an operator has moved one asks for the same.
-    apart = ("credentials", "named", "limit", "most_bytes")
+    # The limits are the service's: who asks again once an operator has moved one asks for the same. So is what segments
+    # are counted by.
+    apart = ("credentials", "named", "limit", "most_bytes", "counted_by")
     said = {one.name: (getattr(part, one.name), one.default) for one in fields(part) if one.name not in apart}
     return {name: _asked(value) for name, (value, default) in said.items() if value != default}
 

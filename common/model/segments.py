@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 from common.errors import Refusal
@@ -16,6 +16,9 @@ class SegmentSpec:
     #: Of the segment that it is to be a version of; None: of a new one.
     id: str | None = None
     name: str | None = None
+    _: KW_ONLY
+    #: The member by which its events are counted.
+    counted_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,9 @@ class Segment:
     modified_at: datetime
     #: The import whose events it has.
     import_id: str
-    #: How many they are, and of how many what a member says; None until the import has ended.
+    #: How many it brought; None until it has ended.
     members: int | None
+    #: How many of them said what by a member as the import ended, the hundred most frequent; nothing before that.
     by_member: Mapping[str, int]
 
 

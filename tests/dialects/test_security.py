@@ -221,7 +221,12 @@ def filled(rule: str, names: Mapping[str, str]) -> str:
 def an_endpoint(stage: Stage) -> dict[str, str]:
     """Return what leads to an endpoint that the project has, and to a segment."""
     PushDesk(stage.runtime).push(stage.caller, {parse.COLLECTION: [ENDPOINT]}, mapping=parse.MAPPING)
-    job = stage.start(b"", collection=parse.COLLECTION, mapping=parse.MAPPING, segment=SegmentSpec(name="canary"))
+    job = stage.start(
+        b"",
+        collection=parse.COLLECTION,
+        mapping=parse.MAPPING,
+        segment=SegmentSpec(name="canary", counted_by="ChannelType"),
+    )
     return {"endpoint_id": "canary", "user_id": "canary", "segment_id": stage.status(job).segment_id or ""}
 
 

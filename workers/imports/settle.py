@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common.errors import Terminal
-from common.ledger import imports
-from common.ledger.database import Tx
+from common.ledger import imports, segments
+from common.ledger.database import TooSlow, Tx
 from common.runtime import Runtime
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
+
+#: How long an import's end waits until its segment is counted: some 4 million events.
+_COUNTING_SECONDS = 5.0
 
 
 def too_many_rejects() -> Terminal:
@@ -23,14 +26,27 @@ def settle_import(runtime: Runtime, import_id: str) -> bool:
     """Complete the import if its last chunk is done; return whether this call did it.
 
     Anybody may call it at any time: whoever commits the last chunk sees all others done, and if it dies before it
-    can ask, the sweep asks again.
+    can ask, the sweep asks again. Its segment is counted in the same transaction, so that nobody sees the one without
+    the other; one that is too large for that the sweep counts.
     """
-    with runtime.database.transaction() as tx:
-        project_id = imports.settle_import(tx, import_id, too_many_rejects=too_many_rejects())
+    try:
+        project_id = _settle(runtime, import_id, counts=True)
+    except (TooSlow, Terminal) as error:
+        # What keeps it from being counted does not keep its import from its end.
+        project_id = _settle(runtime, import_id, counts=False)
+        log.warning("settled_without_counting", import_id=import_id, error=str(error))
     if project_id:
         log.info("import_settled", import_id=import_id)
         _forget(runtime, project_id, import_id)
     return project_id is not None
+
+
+def _settle(runtime: Runtime, import_id: str, *, counts: bool) -> str | None:
+    with runtime.database.transaction() as tx:
+        project_id = imports.settle_import(tx, import_id, too_many_rejects=too_many_rejects())
+        if project_id and counts:
+            segments.count_segment(tx, import_id, seconds=_COUNTING_SECONDS)
+    return project_id
 
 
 def fail_import(
