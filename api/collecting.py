@@ -65,7 +65,7 @@ class CollectionDesk:
         """Return what a collection holds. Raises Refusal ``not_found``."""
         caller.require(PUSH, QUERY)
         with self._runtime.database.transaction() as tx:
-            found, _ = collections.list_collections(tx, caller.project_id, name=name, limit=1)
+            found, _ = collections.list_collections(tx, caller.project_id, names=[name], limit=1)
         if not found:
             raise unknown_collection(name)
         return found[0]
@@ -140,7 +140,7 @@ def _delete_event(tx: Tx, caller: Caller, name: str, key: bytes | None) -> Store
     if found and gone:
         number, _ = pushes.begin_push(tx)
         push = Push(number, caller.project_id, found.id, caller.key_id, OnDuplicate.KEEP)
-        pushes.note_deletion(tx, push, len(gone.payload))
+        pushes.note_deletion(tx, push, events=1, size=len(gone.payload) + 1)
     return gone
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from api.callers import FILTERED_QUERY, PUSH, QUERY, Caller
+from api.replies import NumberedPage, Page, Started
 from api.uploads import Body, check_size, take_in
 from common.errors import Refusal
 from common.ledger import chunks, imports, uploads
 from common.ledger.database import Tx
 from common.ledger.idempotency import Kind, Once
 from common.model.ids import new_id, parse_id, unknown_import
-from common.model.imports import ImportSpec, ImportState, ImportStatus, Progress, sum_progress
+from common.model.imports import ImportSpec, ImportState, ImportStatus, Listing, Progress, sum_progress
 from common.model.rejects import KEPT_BYTES, LineError
 from common.model.uploads import spooled
 from common.runtime import Runtime
@@ -26,25 +27,6 @@ log = get_logger(__name__)
 _AT_ONCE = 1024 * 1024
 #: Seconds after which a caller may try again.
 _UNDER_WAY_RETRY_SECONDS, _PLACE_RETRY_SECONDS = 5, 10
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What a request for an import came to."""
-
-    #: As the import was admitted: a request that is repeated gets the very same answer.
-    status: ImportStatus
-    #: Whether its idempotency key had made the import before.
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ImportPage:
-    """Some of a project's imports, newest first."""
-
-    items: list[ImportStatus]
-    #: What to ask for next, or None at the end.
-    next_before: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +46,9 @@ class Desk:
         """Take the process's runtime."""
         self._runtime = runtime
 
-    def start_import(self, caller: Caller, spec: ImportSpec, *, idempotency_key: str | None = None) -> Started:
+    def start_import(
+        self, caller: Caller, spec: ImportSpec, *, idempotency_key: str | None = None
+    ) -> Started[ImportStatus]:
         """Admit an import and return it. Once this returns the import will run, whatever happens to the queue.
 
         A key that has made an import within 24 hours gets the first answer again, whatever became of the import since.
@@ -84,7 +68,7 @@ class Desk:
 
     def start_upload(
         self, caller: Caller, spec: ImportSpec, body: Body, *, request: str, idempotency_key: str | None = None
-    ) -> Started:
+    ) -> Started[ImportStatus]:
         """Admit an import whose source is ``BODY``, read the body, and return the import: then it will run.
 
         Whatever refuses the import does so before the first byte of the body is read; so does a key that made one
@@ -128,12 +112,12 @@ class Desk:
         asked: str,
         idempotency_key: str | None,
         beside: Callable[[Tx, str], None] = lambda *_: None,
-    ) -> Started:
+    ) -> Started[ImportStatus]:
         """Admit the import, unless its key has made one; ``beside`` writes, or refuses, in the same transaction."""
         once = Once(Kind.IMPORT, caller.project_id, idempotency_key, asked, self._runtime.sealer)
         limit = caller.import_limit or self._runtime.settings.import_limit
         free = self._runtime.slots.take(caller.project_id, import_id, limit=limit)
-        started: Started | None = None
+        started: Started[ImportStatus] | None = None
         try:
             with self._runtime.database.transaction() as tx:
                 made = self._made_before(tx, once, import_id)
@@ -219,14 +203,23 @@ class Desk:
         states: Collection[ImportState] | None = None,
         collection: str | None = None,
         limit: int = 50,
-    ) -> ImportPage:
+    ) -> Page[ImportStatus]:
         """Return a page of the project's imports: those in one of the states, where any are named."""
         caller.require(PUSH, QUERY)
         with self._runtime.database.transaction() as tx:
             ids, next_before = imports.list_imports(
                 tx, caller.project_id, before=before, states=states, collection=collection, limit=limit
             )
-        return ImportPage([self._with_progress(self._read(caller, import_id)) for import_id in ids], next_before)
+            found = imports.read_statuses(tx, ids, caller.project_id)
+        return Page([self._with_progress(status) for status in found], next_before)
+
+    def page_imports(self, caller: Caller, listing: Listing, *, page: int, size: int) -> NumberedPage[ImportStatus]:
+        """Return a page of the project's imports by its number, from 0."""
+        caller.require(PUSH, QUERY)
+        with self._runtime.database.transaction() as tx:
+            ids, total = imports.page_imports(tx, caller.project_id, listing, page=page, size=size)
+            found = imports.read_statuses(tx, ids, caller.project_id)
+        return NumberedPage([self._with_progress(status) for status in found], total)
 
     def cancel_import(self, caller: Caller, import_id: str) -> ImportStatus:
         """End the import. When this returns, no further row of it can commit (P7); what is committed stays.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from api.callers import FILTERED_QUERY, QUERY, Caller
+from api.replies import Page, Started
 from common.completing import Completer
 from common.errors import Refusal
 from common.ledger import collections, exports
@@ -23,25 +24,6 @@ from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportStarted:
-    """What a request for an export came to."""
-
-    #: As the export was admitted: a request that is repeated gets the very same answer.
-    status: ExportStatus
-    #: Whether its idempotency key had made the export before.
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ExportPage:
-    """Some of a project's exports, newest first."""
-
-    items: list[ExportStatus]
-    #: What to ask for next, or None at the end.
-    next_before: int | None
 
 
 #: Events, and bytes, of an export that is an answer; and how many of these are kept in memory.
@@ -60,7 +42,9 @@ class ExportDesk:
         with self._runtime.database.transaction() as tx:
             return collections.read_clock(tx)
 
-    def start_export(self, caller: Caller, spec: ExportSpec, *, idempotency_key: str | None = None) -> ExportStarted:
+    def start_export(
+        self, caller: Caller, spec: ExportSpec, *, idempotency_key: str | None = None
+    ) -> Started[ExportStatus]:
         """Admit an export and return it. Once this returns the export will be written, whatever happens to the queue.
 
         A key that has made an export within 24 hours gets the first answer again. Raises Refusal ``not_found`` where
@@ -83,7 +67,7 @@ class ExportDesk:
         if made is None:
             log.info("export_accepted", collection=spec.collection)
             self._runtime.dispatch.write_export(export_id)
-        return ExportStarted(status, replayed=made is not None)
+        return Started(status, replayed=made is not None)
 
     def _made_before(self, tx: Tx, once: Once, export_id: str) -> ExportStatus | None:
         """Return what an earlier request with the key was told; else the key is this export's from now on."""
@@ -176,7 +160,7 @@ class ExportDesk:
         states: Collection[ExportState] | None = None,
         collection: str | None = None,
         limit: int = 50,
-    ) -> ExportPage:
+    ) -> Page[ExportStatus]:
         """Return a page of the project's exports: those in one of the states, where any are named."""
         caller.require(QUERY)
         with self._runtime.database.transaction() as tx:
@@ -184,7 +168,7 @@ class ExportDesk:
                 tx, caller.project_id, before=before, states=states, collection=collection, limit=limit
             )
             found = [exports.find_status(tx, export_id, caller.project_id) for export_id in ids]
-        return ExportPage([status for status in found if status], next_before)
+        return Page([status for status in found if status], next_before)
 
     def cancel_export(self, caller: Caller, export_id: str) -> ExportStatus:
         """End the export. None of its objects is made after this returns; one that was made just before it is deleted.

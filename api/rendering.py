@@ -25,6 +25,7 @@ _HTTP_STATUS = {
     "request_under_way": 409,
     "body_too_large": 413,
     "event_too_large": 413,
+    "page_too_large": 413,
     "too_many_events": 413,
     "too_slow": 413,
     "unsupported_body": 415,
@@ -32,6 +33,7 @@ _HTTP_STATUS = {
     "too_many_active_exports": 429,
     "too_many_active_imports": 429,
     "too_many_failures": 429,
+    "no_such_import_source": 501,
     "uploads_unavailable": 501,
     "too_many_uploads": 503,
 }

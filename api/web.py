@@ -19,10 +19,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import get_input_stream
 
 from api.callers import Caller, Callers
-from api.desk import Desk, Started
-from api.exporting import ExportStarted
+from api.desk import Desk
 from api.pushing import Pushed
 from api.registering import Made
+from api.replies import Started
+from api.tabling import Put
 from common.errors import Refusal
 from common.model.formats import Compression
 from common.runtime import Runtime
@@ -201,7 +202,7 @@ def idempotency_key() -> str | None:
     return key
 
 
-def replayed_header(started: Started | ExportStarted | Pushed | Made) -> dict[str, str]:
+def replayed_header(started: Started[Any] | Pushed | Made | Put) -> dict[str, str]:
     """Return the header that tells a repeated request from the first one."""
     return {"Idempotent-Replayed": "true"} if started.replayed else {}
 

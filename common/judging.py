@@ -9,7 +9,8 @@ The rules of one line, in the order in which they are asked; the first that fail
 5. ``lone_surrogate``: an escape for half of a surrogate pair, in any key or string.
 6. ``invalid_id``, ``empty_id``, ``id_too_long``: of the first of the mapping's id names that is there and not
    null. Of a repeated key the last counts. The id is a string or an integer; 1.0 and 1e3 are no integers.
-7. ``invalid_time``: likewise, see ``parse_time``.
+7. ``invalid_time``: likewise, see ``parse_time``; where the mapping takes months first, ``parse_month_first`` as well.
+   Where the mapping says that the time is the id, a line without an id that has a time is named by it from here on.
 8. ``event_too_large``: more bytes than the mapping's rules say.
 9. ``invalid_name`` (it holds a period), ``name_too_long``: at any depth, the first such name. Then, of the names at the
    top, ``reserved_prefix``, ``reserved_name``. By the mapping's rules, see ``common.naming``.
@@ -22,7 +23,7 @@ this page adds: it does not see invalid UTF-8 in what it skips, and it refuses l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import attrgetter
@@ -30,10 +31,10 @@ from typing import Any
 
 import msgspec
 
-from common.model.events import MAX_ID_BYTES, Event, Identity, derived_prefix
+from common.model.events import MAX_ID_BYTES, Event, Identity, derived_prefix, time_id
 from common.model.mapping import Mapping
 from common.model.rejects import RejectCode
-from common.model.times import parse_time
+from common.model.times import parse_any_time, parse_time
 from common.naming import name_judge
 from common.ruling import Known, ruling_of
 
@@ -47,6 +48,8 @@ NUL = b"\\u0000"
 #: A JSON string, or what stands for one in a line that is no JSON. Possessive (``++``): it cannot backtrack.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+#: A string, to be passed over, or what JSON is put together with.
+_STRUCTURE = re.compile(_STRING.pattern + rb"|[][{},]", re.DOTALL)
 #: An escape in a string; those of surrogates have a group.
 _ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 
@@ -85,6 +88,8 @@ class LineJudge:
         self._prefix = derived_prefix(import_number, source_ordinal)
         self._default_time = default_time
         self._id_names, self._time_names = mapping.id_names, mapping.time_names
+        self._id_is_time, self._month_first = mapping.id_is_time, mapping.month_first
+        self._parse_time = parse_any_time if mapping.month_first else parse_time
 
         self._of_integer = identity.of_digits if mapping.rules.digits_are_text else identity.of_integer
         self._longest = mapping.rules.longest
@@ -116,10 +121,13 @@ class LineJudge:
         event_id = self._identify(id_value, offset)
         if isinstance(event_id, RejectCode):
             return event_id
-        time = self._default_time if time_value is None else parse_time(time_value)
+        time = self._default_time if time_value is None else self._parse_time(time_value)
         if time is None:
             return RejectCode.INVALID_TIME
-        event = Event(event_id, id_value is not None, offset, time, NUL in payload, payload)
+        has_id = id_value is not None
+        if self._id_is_time and not has_id and time_value is not None:
+            event_id, has_id = time_id(time), True
+        event = Event(event_id, has_id, offset, time, NUL in payload, payload)
         return self._judge_form(payload) or self._ruled(event)
 
     def _read(self, payload: bytes) -> tuple[Any, Any] | RejectCode:
@@ -220,6 +228,31 @@ def is_too_deep(payload: bytes) -> bool:
         return False
     brackets = _STRING.sub(b"", payload).translate(None, _ALL_BUT_BRACKETS)
     return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH
+
+
+def has_more_elements(text: bytes, most: int, *, depths: Container[int]) -> bool:
+    """Tell whether what lies so many brackets deep in JSON is far more than ``most`` elements and members.
+
+    To be asked before these are kept one by one: 16 MiB of ``1,`` took a gigabyte as a list. Nothing is looked at
+    where all commas are too few for that. Text that is no JSON may be either.
+    """
+    return text.count(b",") >= 4 * most and count_commas(text, depths=depths, most=most) == most
+
+
+def count_commas(text: bytes, *, depths: Container[int], most: int) -> int:
+    """Return the commas that lie so many brackets deep in JSON, up to ``most``. Flat in memory; stops with the last."""
+    opened = count = 0
+    for token in _STRUCTURE.finditer(text):
+        match text[token.start()]:
+            case 0x7B | 0x5B:  # { and [
+                opened += 1
+            case 0x7D | 0x5D:
+                opened -= 1
+            case 0x2C if opened in depths:
+                count += 1
+                if count == most:
+                    break
+    return count
 
 
 def first_of(found: Any, fields: Sequence[Callable[[Any], Any]]) -> Any:

@@ -18,6 +18,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.parsers import ResponseParserError
@@ -70,11 +71,13 @@ class Place(NamedTuple):
 class Objects:
     """Reads objects with one caller's credentials, which may be renewed meanwhile."""
 
-    def __init__(self, keys: Callable[[], Credentials], open_client: Callable[[Credentials], S3Client]) -> None:
+    def __init__(
+        self, keys: Callable[[], Credentials | None], open_client: Callable[[Credentials | None], S3Client]
+    ) -> None:
         """Take what gives the credentials, asked at each request, and what makes a client of them; see ``connect``."""
         self._keys = keys
         self._open_client = open_client
-        self._opened: tuple[Credentials, S3Client] | None = None
+        self._opened: tuple[Credentials | None, S3Client] | None = None
         self._opening = threading.Lock()
 
     def close(self) -> None:
@@ -321,7 +324,7 @@ def _etags_of_whole(etags: list[str]) -> set[str]:
 
 
 def connect(
-    credentials: Credentials | Callable[[], Credentials],
+    credentials: Credentials | Callable[[], Credentials] | None,
     *,
     region: str,
     endpoint_url: str,
@@ -329,18 +332,26 @@ def connect(
     checksums: str,
     timeout: float,
 ) -> Objects:
-    """Return the objects that these credentials open, or those that a call gives each time. Opens nothing yet."""
+    """Return the objects that these credentials open, or those that a call gives each time. Opens nothing yet.
+
+    None: what everybody may read; no request is signed.
+    """
     config = _config(timeout).merge(_s3_config(addressing, checksums))
 
-    def open_client(keys: Credentials) -> S3Client:
+    def open_client(keys: Credentials | None) -> S3Client:
+        how = config if keys else config.merge(Config(signature_version=UNSIGNED))
         client = _session().client(
-            "s3", **_given(keys), region_name=region, endpoint_url=endpoint_url or None, config=config
+            "s3", **_given(keys or _NO_KEYS), region_name=region, endpoint_url=endpoint_url or None, config=how
         )
         if endpoint_url:
             client.meta.events.register_last("before-parameter-build.s3", _stay_at_endpoint)
         return client
 
     return Objects(credentials if callable(credentials) else lambda: credentials, open_client)
+
+
+#: Given to a client that signs nothing, so that it does not look for any either.
+_NO_KEYS = Credentials("", "")
 
 
 def assume_role(
@@ -471,7 +482,7 @@ _CHANGED = (
     "start another import to take in the new version."
 )
 _READING = {
-    403: "S3 refused access: the credentials are wrong or have expired, or may not read this object.",
+    403: "S3 refused access: the credentials are wrong, missing or expired, or may not read this object.",
     404: "There is no such bucket or object in S3.",
 }
 _LISTING = {

@@ -70,6 +70,8 @@ class FailingS3:
         #: Of uploads that were begun, and neither completed nor broken off: the path by the id.
         self.begun: dict[str, str] = {}
         self.rule: Rule = no_trouble
+        #: What each request was signed with; None: it was not.
+        self.signatures: list[str | None] = []
         #: What was refused, cut, lost, broken or slow.
         self.troubled: list[Request] = []
         #: Set by a test that lets dripping answers flow.
@@ -144,6 +146,7 @@ def _front_of(proxy: FailingS3) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
 
         def do_any(self) -> None:
             path, _, query = self.path.partition("?")
+            proxy.signatures.append(self.headers.get("Authorization"))
             kind = kind_of(self.command, query)
             trouble = proxy.judge(kind, path.split("/", 2)[-1])
             length = int(self.headers.get("Content-Length", "0"))

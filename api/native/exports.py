@@ -9,8 +9,8 @@ from flask.typing import ResponseReturnValue
 
 from api.exporting import ExportDesk
 from api.native import parse, render, schemas
-from api.native.routes import IDEMPOTENCY_KEY, Room
-from api.web import bearer, idempotency_key, link, replayed_header, runtime
+from api.native.routes import IDEMPOTENCY_KEY, Room, reply_to
+from api.web import bearer, idempotency_key, link, runtime
 
 blueprint = Room("exports", __name__, url_prefix="/api/exports", description="Events back out, into objects of S3.")
 
@@ -36,9 +36,7 @@ def start_export(asked: dict[str, Any]) -> ResponseReturnValue:
     """
     spec = parse.export_spec(asked, now=_desk().read_clock())
     started = _desk().start_export(g.caller, spec, idempotency_key=idempotency_key())
-    document = render.export_status(started.status, link)
-    headers = {"Location": document["links"]["self"], **render.retry_after(started.status), **replayed_header(started)}
-    return document, 201, headers
+    return reply_to(started, render.export_status(started.status, link))
 
 
 @blueprint.get("")

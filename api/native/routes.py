@@ -11,8 +11,8 @@ from flask.typing import ResponseReturnValue
 from flask_smorest import Api, Blueprint
 from werkzeug.exceptions import HTTPException
 
-from api.desk import Started
 from api.native import parse, render, schemas
+from api.replies import Started
 from api.web import (
     JsonParser,
     RequestBody,
@@ -29,6 +29,7 @@ from api.web import (
     status_of,
 )
 from common.errors import Refusal, Transient
+from common.model.imports import ImportStatus
 from common.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -112,8 +113,12 @@ def start_import(asked: dict[str, Any]) -> ResponseReturnValue:
     return _started(desk().start_import(g.caller, parse.import_spec(asked), idempotency_key=idempotency_key()))
 
 
-def _started(started: Started) -> ResponseReturnValue:
-    document = render.import_status(started.status, link)
+def _started(started: Started[ImportStatus]) -> ResponseReturnValue:
+    return reply_to(started, render.import_status(started.status, link))
+
+
+def reply_to(started: Started[Any], document: dict[str, Any]) -> ResponseReturnValue:
+    """Return the reply to a request that made an import or an export, given what is told of it."""
     headers = {"Location": document["links"]["self"], **render.retry_after(started.status), **replayed_header(started)}
     return document, 201, headers
 

@@ -109,7 +109,7 @@ def get_segment_import_jobs(app_id: str, segment_id: str) -> ResponseReturnValue
     """List the imports that defined a segment, newest first."""
     caller, asked = enter(app_id), _page()
     page = _segments().list_imports(caller, segment_id, before=asked.before, limit=asked.limit)
-    found = [desk().list_errors(caller, import_id, limit=render.MOST_FAILURES) for import_id in page.ids]
+    found = [desk().list_errors(caller, import_id, limit=render.MOST_FAILURES) for import_id in page.items]
     return render.listed([_import_job(caller, one) for one in found], page.next_before)
 
 

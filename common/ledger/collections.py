@@ -7,6 +7,7 @@ it sees the job, or whoever comes second finds the name free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -49,16 +50,16 @@ def find(tx: Tx, project_id: str, name: str, *, hold: bool = True) -> Collection
 
     Without ``hold``, for who only reads, it may be deleted meanwhile, and this never blocks.
     """
-    if not _can_be_stored(name):
+    if not can_be_stored(name):
         return None
     statement = _SQL["hold_collection"] if hold else _SQL["find_collection"]
     row = tx.one(statement, project_id=project_id, name=name)
     return Collection(*row) if row else None
 
 
-def _can_be_stored(name: str | None) -> bool:
+def can_be_stored(name: str) -> bool:
     """Return whether a name out of an address can be one at all: no text of Postgres holds U+0000."""
-    return name is None or "\0" not in name
+    return "\0" not in name
 
 
 def delete_collection(tx: Tx, project_id: str, name: str) -> int:
@@ -67,7 +68,7 @@ def delete_collection(tx: Tx, project_id: str, name: str) -> int:
     The sweep deletes what it holds. May block while somebody is about to insert a job of it. Raises Refusal
     ``not_found``, and ``collection_in_use`` with the ids where an import or export of it is active.
     """
-    row = tx.one(_SQL["lock_collection"], project_id=project_id, name=name) if _can_be_stored(name) else None
+    row = tx.one(_SQL["lock_collection"], project_id=project_id, name=name) if can_be_stored(name) else None
     if row is None:
         raise unknown_collection(name)
     jobs = tx.all(_SQL["jobs_of_collection"], project_id=project_id, collection_id=row.id)
@@ -84,16 +85,15 @@ def delete_collection(tx: Tx, project_id: str, name: str) -> int:
 
 
 def list_collections(
-    tx: Tx, project_id: str, *, after: str | None = None, name: str | None = None, limit: int
+    tx: Tx, project_id: str, *, after: str | None = None, names: Sequence[str] | None = None, limit: int
 ) -> tuple[list[CollectionStatus], str | None]:
     """Return a page of a project's collections by name, and the name to go on after, or None at the end.
 
-    The numbers are those of one snapshot, in which they are exact but for the times (see ``Bulk``). ``name``: that one
-    alone.
+    The numbers are those of one snapshot, in which they are exact but for the times (see ``Bulk``). ``names``: of
+    those alone.
     """
-    if not _can_be_stored(name):
-        return [], None
-    rows = tx.all(_SQL["list_collections"], project_id=project_id, after=after, name=name, limit=limit)
+    wanted = None if names is None else [*filter(can_be_stored, names)]
+    rows = tx.all(_SQL["list_collections"], project_id=project_id, after=after, names=wanted, limit=limit)
     found = [
         CollectionStatus(row.name, row.created_at, row.events, row.bytes, row.first_time, row.last_time, row.time_index)
         for row in rows[:limit]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psycopg2
 import psycopg2.errors
@@ -21,6 +21,11 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from common.errors import Terminal, Transient
+from common.telemetry import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
 
 #: What ``transaction`` lets through of the driver's: a right that the role lacks, a database that only reads.
 DriverError = psycopg2.Error
@@ -117,6 +122,18 @@ _CONNECT_SECONDS = 5
 
 class Deadlock(Transient):
     """Postgres chose this transaction to end a deadlock; it may be run again at once."""
+
+
+def past_deadlock(work: Callable[[], T]) -> T:
+    """Return what the work comes to, which is done once more where it met another transaction in a deadlock.
+
+    With an import, which goes through its keys in two passes. What that held is committed by then, or gone.
+    """
+    try:
+        return work()
+    except Deadlock:
+        log.info("deadlocked")
+        return work()
 
 
 class TooSlow(Transient):

@@ -144,7 +144,7 @@ def _whole_collection(tx: Tx, job: Export) -> Totals | None:
     """
     if job.spec.query != EVERYTHING or job.spec.import_number is not None:
         return None
-    found, _ = collections.list_collections(tx, job.project_id, name=job.spec.collection, limit=1)
+    found, _ = collections.list_collections(tx, job.project_id, names=[job.spec.collection], limit=1)
     return next((Totals(one.events, one.size) for one in found if one.size is not None), None)
 
 
@@ -333,6 +333,8 @@ def list_exports(
     limit: int,
 ) -> tuple[list[str], int | None]:
     """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
+    if collection is not None and not collections.can_be_stored(collection):
+        return [], None
     values = {"states": None if states is None else [*states], "before": before, "collection": collection}
     rows = tx.all(_SQL["list_exports"], project_id=project_id, limit=limit, **values)
     return [hex_id(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,16 @@ from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.leases import end_holder
 from common.ledger.queries import load_queries
-from common.ledger.rows import columns_json, columns_of, counts_of, hex_id, mapping_json, mapping_of, remembered_json
+from common.ledger.rows import (
+    check_page,
+    columns_json,
+    columns_of,
+    counts_of,
+    hex_id,
+    mapping_json,
+    mapping_of,
+    remembered_json,
+)
 from common.ledger.segments import define_segment
 from common.model.formats import Compression, Format, Layout
 from common.model.imports import (
@@ -27,6 +37,7 @@ from common.model.imports import (
     ImportSpec,
     ImportState,
     ImportStatus,
+    Listing,
     ObjectStatus,
     Pieces,
     PieceState,
@@ -43,6 +54,8 @@ _SQL = load_queries("imports")
 
 #: Seconds, from and to, after which a refused caller may try again; what a slot's end takes is not known.
 SLOT_RETRY_SECONDS = (12, 18)
+#: A place behind every import.
+_FAR = 2**62
 
 
 def check_slots(tx: Tx, project_id: str, *, default_limit: int, terms: Terms = NO_TERMS) -> None:
@@ -101,7 +114,8 @@ def admit_import(
         collection_id=collection.id,
         api_key_id=api_key_id,
         mapping=mapping_json(_agreed(spec, mapping_of(collection.mapping))),
-        source=json.dumps(asdict(spec.source)),
+        # Who sent keys is never answered as everybody is, not even once these are deleted.
+        source=json.dumps(asdict(replace(spec.source, anonymous=spec.source.anonymous and spec.credentials is None))),
         format=spec.format or AUTO,
         compression=spec.compression or AUTO,
         if_seen=spec.if_seen,
@@ -227,6 +241,12 @@ def renew_plan(tx: Tx, plan: Plan, *, lease_seconds: float) -> bool:
     return tx.one(_SQL["renew_plan"], **values) is not None
 
 
+def set_mapping(tx: Tx, plan: Plan, mapping: Mapping) -> None:
+    """Give the import the mapping that its table has agreed on. Does nothing where the plan is another's by now."""
+    text = mapping_json(mapping)
+    tx.run(_SQL["set_mapping"], import_id=plan.job.id, lease_token=plan.lease_token, mapping=text)
+
+
 def start_import(tx: Tx, plan: Plan, *, bytes_total: int, chunks_total: int) -> bool:
     """Move the import to running; False where the lease was lost or the import ended: roll back then."""
     return (
@@ -284,13 +304,25 @@ def has_too_many_rejects(tx: Tx, import_id: str) -> bool:
 
 def find_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus | None:
     """Return an import of the project as its row tells it; while it runs, its progress is still to be filled in."""
-    row = tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id)
-    return _status(tx, row) if row else None
+    return next(iter(read_statuses(tx, [import_id], project_id)), None)
 
 
 def read_status(tx: Tx, import_id: str, project_id: str) -> ImportStatus:
     """Return the same of an import that is known to exist."""
-    return _status(tx, tx.one(_SQL["read_status"], import_id=import_id, project_id=project_id))
+    (status,) = read_statuses(tx, [import_id], project_id)
+    return status
+
+
+def read_statuses(tx: Tx, ids: Sequence[str], project_id: str) -> list[ImportStatus]:
+    """Return the same of many imports, in the order of their ids here: four statements, however many they are.
+
+    Raises Refusal ``page_too_large`` where what they declare of columns is too much to be told at once.
+    """
+    if len(ids) > 1:
+        check_page(tx.one(_SQL["size_of_columns"], ids=[*ids], project_id=project_id).bytes)
+    rows = {hex_id(row.id): row for row in tx.all(_SQL["read_statuses"], ids=[*ids], project_id=project_id)}
+    pieces = _pieces(tx, [*rows])
+    return [_status(rows[one], pieces.get(one, Pieces())) for one in ids if one in rows]
 
 
 def list_imports(
@@ -303,9 +335,26 @@ def list_imports(
     limit: int,
 ) -> tuple[list[str], int | None]:
     """Return the ids of a page, newest first, and the number to go on before, or None at the end."""
+    if collection is not None and not collections.can_be_stored(collection):
+        return [], None
     values = {"states": None if states is None else [*states], "before": before, "collection": collection}
     rows = tx.all(_SQL["list_imports"], project_id=project_id, limit=limit, **values)
     return [hex_id(row.id) for row in rows[:limit]], rows[limit - 1].number if len(rows) > limit else None
+
+
+def page_imports(tx: Tx, project_id: str, listing: Listing, *, page: int, size: int) -> tuple[list[str], int]:
+    """Return the ids of a numbered page, and how many imports there are on all pages."""
+    if listing.collection is not None and not collections.can_be_stored(listing.collection):
+        return [], 0
+    row = tx.one(
+        _SQL["page_imports"],
+        project_id=project_id,
+        **asdict(listing),
+        # What is beyond every page is there too, and Postgres has no larger numbers.
+        offset=min(page * size, _FAR),
+        size=size,
+    )
+    return list(map(hex_id, row.ids)), row.total
 
 
 def list_errors(
@@ -384,17 +433,22 @@ def _import(row: Any) -> Import:
     )
 
 
-def _pieces(tx: Tx, import_id: str) -> Pieces:
-    row = tx.one(_SQL["count_pieces"], import_id=import_id)
-    objects = tx.all(_SQL["read_objects"], import_id=import_id, limit=SHOWN_OBJECTS)
-    return Pieces(
-        row.total,
-        row.completed,
-        row.failed,
-        tuple(map(Format, row.formats or ())),
-        tuple(map(Compression, row.compressions or ())),
-        tuple(map(_object, objects)),
-    )
+def _pieces(tx: Tx, ids: Sequence[str]) -> dict[str, Pieces]:
+    """Return the objects of imports, of those that have any."""
+    objects = defaultdict(list)
+    for row in tx.all(_SQL["read_objects"], ids=[*ids], limit=SHOWN_OBJECTS):
+        objects[row.import_id].append(_object(row))
+    return {
+        hex_id(row.import_id): Pieces(
+            row.total,
+            row.completed,
+            row.failed,
+            tuple(map(Format, row.formats or ())),
+            tuple(map(Compression, row.compressions or ())),
+            tuple(objects[row.import_id]),
+        )
+        for row in tx.all(_SQL["count_pieces"], ids=[*ids])
+    }
 
 
 def _object(row: Any) -> ObjectStatus:
@@ -403,7 +457,7 @@ def _object(row: Any) -> ObjectStatus:
     return ObjectStatus(row.key, row.size, _layout(row.layout) if row.layout else None, state, error)
 
 
-def _status(tx: Tx, row: Any) -> ImportStatus:
+def _status(row: Any, pieces: Pieces) -> ImportStatus:
     source = _source(row.source)
     progress = Progress(chunks_done=row.chunks_done)
     if row.finished_at:
@@ -427,7 +481,7 @@ def _status(tx: Tx, row: Any) -> ImportStatus:
         history=tuple((ImportState(state), datetime.fromisoformat(at)) for state, at in row.history),
         key_id=row.api_key_id,
         previous_id=hex_id(row.previous_import) if row.previous_import else None,
-        pieces=_pieces(tx, row.id),
+        pieces=pieces,
         format=row.format,
         compression=row.compression,
         external_id=external_id(hex_id(row.project_id)) if source.role else None,

@@ -47,10 +47,13 @@ def store_pushed(tx: Tx, push: Push, events: Sequence[Event]) -> Stored:
     return Stored(fresh, {UUID(row.event_id).bytes: row.former_bytes for row in rows})
 
 
-def note_deletion(tx: Tx, push: Push, size: int) -> None:
-    """Write that an event is gone whose payload had so many bytes. To be called in the transaction that deletes it."""
+def note_deletion(tx: Tx, push: Push, *, events: int, size: int) -> None:
+    """Write how many events are gone, and their bytes with a line break each.
+
+    To be called in the transaction that deletes them.
+    """
     values = {"project_id": push.project_id, "collection_id": push.collection_id, "api_key_id": push.api_key_id}
-    tx.run(_SQL["note_deletion"], number=push.number, bytes=size + 1, **values)
+    tx.run(_SQL["note_deletion"], number=push.number, events=events, bytes=size, **values)
 
 
 def note_push(tx: Tx, push: Push, receipt: Receipt) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 
 import msgspec
 
+from common.errors import Refusal
 from common.model.chunks import Counts
 from common.model.columns import Columns
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.rules import NO_RULES, Rules
+
+#: Bytes, as they are stored, of the columns on a page of several tables or imports.
+_MOST_OF_COLUMNS = 8 * 1024 * 1024
 
 
 def hex_id(uuid: str) -> str:
@@ -63,6 +67,16 @@ def mapping_of(value: Any) -> Mapping:
         value.get("idIsTime", False),
         msgspec.convert(value.get("rules", {}), Rules),
     )
+
+
+def check_page(size: int) -> None:
+    """Raise Refusal ``page_too_large`` where the columns that a page tells of have more bytes than it may have.
+
+    20 tables of 10,000 columns each made an answer of 19 MB, and a process larger by 100.
+    """
+    if size > _MOST_OF_COLUMNS:
+        text = f"The columns on this page are described by more than {_MOST_OF_COLUMNS // 2**20} MiB. Ask for less."
+        raise Refusal("page_too_large", text)
 
 
 def columns_json(columns: Columns | None) -> str | None:

@@ -57,7 +57,7 @@ def check_collection(name: str, *, field: str = "collection") -> str:
     if len(name) > MAX_NAME:
         raise Refusal("invalid_collection", f"The collection's name is longer than {MAX_NAME} characters.", field=field)
     if not name.isprintable() or "/" in name or name in (".", ".."):
-        text = "The collection's name holds a slash or a character that cannot be printed."
+        text = "The collection's name holds a slash or a character that cannot be printed, or is a dot or two."
         raise Refusal("invalid_collection", text, field=field)
     return name
 

@@ -11,16 +11,18 @@ what they were when the first rows came, since all stored ids are made of them.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from itertools import islice
 from typing import Any, TypeVar
 
 from common.model import mapping as mappings
 from common.model.rules import Rules
-from common.model.times import parse_month_first, parse_time
+from common.model.times import parse_any_time
 
 
 class DataType(StrEnum):
@@ -84,8 +86,8 @@ class Column:
 #: In their order. Names differ.
 Columns = tuple[Column, ...]
 
-#: Of a table: further ones are stored, and not told of.
-MOST_COLUMNS = 10_000
+#: Of a table: further ones are stored, and not told of. So are those with longer names.
+MOST_COLUMNS, NAME_BYTES = 10_000, 1024
 #: Rows that are looked at.
 FIRST_ROWS = 1000
 
@@ -111,6 +113,8 @@ class ColumnsFault(ValueError):
 _MOST_TOLD = 10
 #: Characters that are shown of a name.
 _SHOWN = 100
+#: Names that one is compared with: 10,000 took half a second.
+_FEW = 1000
 
 
 def shorten(name: str) -> str:
@@ -123,6 +127,8 @@ def shorten(name: str) -> str:
 _Word = TypeVar("_Word", bound=StrEnum)
 _MEMBERS = ("dataType", "role", "imputation", "aggregation")
 _NUMBERS = {DataType.NUMERIC, DataType.NUMERIC_MEASURE}
+_NAMING = {Role.KEY, Role.TIMESTAMP}
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_columns(value: Any) -> Columns:
@@ -139,21 +145,21 @@ def read_columns(value: Any) -> Columns:
         raise ColumnsFault({"columns": [f"There is metadata of more than {MOST_COLUMNS} columns."]})
     read = {name: _read_column(name, said) for name, said in value.items()}
     columns = tuple(column for column, _ in read.values())
-    for role in (Role.KEY, Role.TIMESTAMP):
+    for role in sorted(_NAMING):
         for name in _named(columns, role)[1:]:
-            read[name][1].append(f"A dataset has only one column whose role is {role}.")
+            read[name][1].append(f"A table has only one column whose role is {role}.")
     if faults := {name: wrong for name, (_, wrong) in read.items() if wrong}:
         raise ColumnsFault(faults)
     return columns
 
 
 def _read_column(name: str, said: Any) -> tuple[Column, list[str]]:
+    wrong = [] if _can_be_told(name) else [f"Its name is longer than {NAME_BYTES} bytes, or no valid Unicode."]
     if said is None:
-        return Column(name), []
+        return Column(name), wrong
     if not isinstance(said, dict):
-        return Column(name), ["The metadata of a column is an object."]
+        return Column(name), [*wrong, "The metadata of a column is an object."]
     folded = {str(key).lower(): word for key, word in said.items()}
-    wrong: list[str] = []
     words = [folded.get(member.lower()) for member in _MEMBERS]
     column = Column(
         name,
@@ -171,6 +177,11 @@ def _read_column(name: str, said: Any) -> tuple[Column, list[str]]:
     if column.type is DataType.TEXT and (column.imputation or column.aggregation):
         wrong.append("Text columns have neither imputation nor aggregation")
     return column, wrong
+
+
+def _can_be_told(name: str) -> bool:
+    """Return whether a name can be stored and sent. JSON, read by a library of less care, may have half a pair."""
+    return len(name) <= NAME_BYTES and len(name.encode(errors="replace")) <= NAME_BYTES and not _HALF.search(name)
 
 
 def _read_word(words: type[_Word], member: str, said: Any, wrong: list[str]) -> _Word | None:
@@ -201,7 +212,7 @@ def infer_columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
     values: dict[str, list[Any]] = {}
     for row in looked_at:
         for name, value in row.items():
-            if name in values or len(values) < MOST_COLUMNS:
+            if name in values or (len(values) < MOST_COLUMNS and _can_be_told(name)):
                 values.setdefault(name, []).append(value)
     columns = [
         _infer_column(name, [value for value in held if value not in (None, "")]) for name, held in values.items()
@@ -211,6 +222,20 @@ def infer_columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
     roles = {name: Role.TARGET for name in numbers if len(numbers) == 1}
     roles |= {name: Role.TIMESTAMP for name in dates if len(dates) == 1 and _differ(values[name], len(looked_at))}
     return tuple(replace(column, role=roles.get(column.name, Role.FEATURE)) for column in columns)
+
+
+def rows_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the objects among lines of JSON. Those that are none, or cannot be read, are for others to judge.
+
+    A number is the text of its digits: Python reads no integer of more than 4,300, and 1e999 as infinity.
+    """
+    for line in lines:
+        try:
+            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def _infer_column(name: str, values: list[Any]) -> Column:
@@ -249,8 +274,7 @@ def _differ(values: list[Any], count: int) -> bool:
 
 def read_moment(text: str) -> int | None:
     """Return a date as a table may write it, in microseconds since 1970-01-01 UTC; None where it is none."""
-    moment = parse_time(text)
-    return parse_month_first(text) if moment is None else moment
+    return parse_any_time(text)
 
 
 # --- what they come to -----------------------------------------------------------------------------------------------
@@ -266,6 +290,7 @@ def agree(
     another column name the rows.
     """
     is_new = stored is None and not (mapping.id_names or mapping.time_names)
+    declared = _spell_as([column.name for column in (*(stored or ()), *found)], declared)
     if not is_new:
         _check_names(mapping, stored or (), declared)
     columns = tuple(_merge(stored or (), declared, found, is_new=is_new))
@@ -275,11 +300,57 @@ def agree(
     return columns, replace(mapping, id_names=keys, time_names=timestamps, id_is_time=not keys and bool(timestamps))
 
 
+def _spell_as(names: Iterable[str], declared: Columns) -> Columns:
+    """Return what is declared of columns under the names that the table, or else its rows, spell them with.
+
+    Callers of a service that did not mind declare ``Timestamp`` over a header that has ``timestamp``. Exact names go
+    first, and of two that only letters tell apart neither is meant.
+    """
+    exact = dict.fromkeys(names)
+    folded: dict[str, list[str]] = {}
+    for name in exact:
+        folded.setdefault(name.lower(), []).append(name)
+    own = {column.name for column in declared}
+    spelt: dict[str, Column] = {}
+    for column in declared:
+        alike = folded.get(column.name.lower(), [])
+        is_other = column.name not in exact and len(alike) == 1 and alike[0] not in own
+        spelt.setdefault(alike[0] if is_other else column.name, column)
+    return tuple(replace(column, name=name) for name, column in spelt.items())
+
+
+def lay_over(upper: Columns, lower: Columns) -> Columns:
+    """Return what two declare of columns, of whom the one above is right: a request, and the file that it names.
+
+    A role that only one column may have is the one's above, and so is the type that keeps a column from a role.
+    """
+    said, below = ({column.name: column for column in columns} for columns in (upper, lower))
+    taken = {column.role for column in upper} & _NAMING
+    columns = []
+    for name in dict.fromkeys([*said, *below]):
+        under = below.get(name, Column(name))
+        if under.role in taken or not _may_be(said.get(name), under.role):
+            under = replace(under, role=None)
+        columns.append(_over(said.get(name), under))
+    return tuple(columns)
+
+
 def rules_of(columns: Columns) -> Rules:
     """Return what the rows of a table have to keep to: what names them has to be there."""
     names = (*_named(columns, Role.KEY), *_named(columns, Role.TIMESTAMP))
     # The cells of CSV are strings, and the same keys come as numbers elsewhere.
     return Rules(required=tuple((name,) for name in names), digits_are_text=True)
+
+
+def check_named(rules: Rules, names: Sequence[str]) -> None:
+    """Raise ColumnsFault where rows that have members of these names alone, if any, lack what names them."""
+    for (name,) in rules.required:
+        if names and name not in names:
+            folded = {other.lower(): other for other in names[:_FEW]}
+            alike = get_close_matches(name.lower(), folded, 1)
+            meant = f" Is '{shorten(folded[alike[0]])}' meant?" if alike else ""
+            text = f"It is the key or the timestamp of the table, and the file has no such column.{meant}"
+            raise ColumnsFault({name: [text]})
 
 
 def with_defaults(column: Column) -> Column:
@@ -306,20 +377,19 @@ def _merge(stored: Columns, declared: Columns, found: Columns, *, is_new: bool) 
     known = {column.name: column for column in stored}
     seen = {column.name: column for column in found}
     roles = {column.role for column in declared}
-    names_rows = {Role.KEY, Role.TIMESTAMP}
     for name in islice(dict.fromkeys([*known, *said, *seen]), MOST_COLUMNS):
         guess = seen.get(name, Column(name))
         # What the first rows suggest gives way to what anybody has said of any column, and of this one's type.
-        gives_way = not is_new or (guess.role in names_rows and roles & names_rows) or guess.role in roles
-        if guess.role and (gives_way or not _may_be(said.get(name), guess)):
+        gives_way = not is_new or (guess.role in _NAMING and roles & _NAMING) or guess.role in roles
+        if guess.role and (gives_way or not _may_be(said.get(name), guess.role)):
             guess = replace(guess, role=Role.FEATURE)
         yield _over(said.get(name), _over(known.get(name), guess))
 
 
-def _may_be(said: Column | None, guess: Column) -> bool:
-    """Tell whether a column of the type that is declared may have the role that is guessed."""
-    kinds = {guess.type} | (_NUMBERS if guess.type in _NUMBERS else set())
-    return said is None or said.type is None or said.type in kinds
+def _may_be(said: Column | None, role: Role | None) -> bool:
+    """Tell whether a column of the type that is declared may have a role that nobody has declared with it."""
+    kinds = {Role.TIMESTAMP: {DataType.DATE}, Role.TARGET: _NUMBERS}.get(role) if role else None
+    return said is None or said.type is None or kinds is None or said.type in kinds
 
 
 def _over(upper: Column | None, lower: Column) -> Column:
@@ -347,14 +417,15 @@ def _check_names(mapping: mappings.Mapping, stored: Columns, declared: Columns) 
             (Role.TIMESTAMP, "timestamp", mapping.time_names),
         ):
             if before.role is role and column.type not in (None, before.type):
+                # The service's own sentence, whose words these are.
                 is_one = f"Column '{shorten(column.name)}' is specified as the {word} for the dataset"
                 text = f"{is_one}, and so its data type cannot be changed."
             elif before.role is role and column.role not in (None, role):
-                text = f"It is the {word} of the dataset, and so its role cannot be changed."
+                text = f"It is the {word} of the table, and so its role cannot be changed."
             elif column.role is role and column.name not in names:
                 others = " or ".join(f"'{shorten(name)}'" for name in names)
                 has = f"in column {others}" if names else "in no column"
-                text = f"It cannot become the {word}: the dataset's rows have theirs {has}. Delete the dataset first."
+                text = f"It cannot become the {word}: the table's rows have theirs {has}. Delete the table first."
             else:
                 continue
             faults.setdefault(column.name, [text])

@@ -66,6 +66,31 @@ MOVES: dict[ImportState, frozenset[ImportState]] = {
 }
 
 
+class ImportOrder(StrEnum):
+    """What imports are listed by."""
+
+    ID = "id"
+    #: By its name.
+    COLLECTION = "collection"
+    CREATED = "created"
+    #: When it came to the state that it is in.
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which imports are listed, and in what order."""
+
+    #: By its name; None: of all.
+    collection: str | None = None
+    #: When they were made: both within.
+    since: datetime | None = None
+    until: datetime | None = None
+    by: ImportOrder = ImportOrder.CREATED
+    #: Of equals in the order the earlier one comes first, or last where it is descending.
+    descending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """Keys to the caller's S3. They never leave this object but sealed, and its repr shows none of them."""

@@ -155,6 +155,11 @@ def key_fault(key: str) -> str | None:
     return None
 
 
+def bucket_fault(bucket: str) -> str | None:
+    """Return why we do not ask for anything in this bucket, or None."""
+    return None if _BUCKET.fullmatch(bucket) else "its bucket name is not valid"
+
+
 def _kind_of(written: str, key: str) -> SourceKind:
     if is_glob(written):
         return SourceKind.GLOB
@@ -162,8 +167,8 @@ def _kind_of(written: str, key: str) -> SourceKind:
 
 
 def _check_bucket(bucket: str, field: str) -> None:
-    if not _BUCKET.fullmatch(bucket):
-        raise _refuse(field, "its bucket name is not valid")
+    if fault := bucket_fault(bucket):
+        raise _refuse(field, fault)
 
 
 def _check_key(key: str, field: str, kind: SourceKind) -> None:

@@ -171,6 +171,12 @@ def _parse_iso(text: str) -> int | None:
     return micros if _FIRST <= micros <= _LAST else None
 
 
+def parse_any_time(value: str | int | float) -> int | None:
+    """Return a time as ``parse_time`` does, or else as ``parse_month_first`` does: no text is both."""
+    micros = parse_time(value)
+    return parse_month_first(value) if micros is None and isinstance(value, str) else micros
+
+
 def parse_month_first(text: str) -> int | None:
     """Return a time as it is written in the US, in microseconds since 1970-01-01 UTC, or None if it is none.
 
@@ -186,4 +192,5 @@ def parse_month_first(text: str) -> int | None:
             return None
         hour = hour % 12 + (12 if found["half"] in "Pp" else 0)
     day = f"{part['year']}-{int(part['month']):02}-{int(part['day']):02}"
-    return _parse_iso(f"{day}T{hour:02}:{part['minute'].zfill(2)}:{part['second'].zfill(2)}.{part['fraction']}")
+    clock = f"{hour:02}:{part['minute'].zfill(2)}:{part['second'].zfill(2)}"
+    return _parse_fixed(f"{day}T{clock}.{part['fraction'][:6]:0<6}Z")

@@ -193,7 +193,7 @@ def make_object(
     """Return an object of about so many lines, the same for the same arguments.
 
     A smaller one of the same seed and shares is the beginning of a larger one: journeys into collections of their own
-    take the same lines, for to make and judge some 900,000 for 70 journeys took 40 s.
+    take the same lines, which are made and judged once.
     ``repeated`` and ``bad`` are shares of the lines; one line in fifty has up to ``longest`` bytes more. With
     ``from_ids_of`` half of the ids are those of the object of that other seed.
     """

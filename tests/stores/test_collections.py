@@ -48,7 +48,7 @@ FILES = st.lists(LINES, max_size=14).map(lambda lines: b"\n".join([b'{"n": 1}', 
 
 def listed(stage: Stage, name: str) -> CollectionStatus:
     with stage.runtime.database.transaction() as tx:
-        (found,), _ = collections.list_collections(tx, stage.caller.project_id, name=name, limit=1)
+        (found,), _ = collections.list_collections(tx, stage.caller.project_id, names=[name], limit=1)
     return found
 
 
@@ -417,7 +417,7 @@ def test_ten_thousand_imports_are_added_up_from_the_index_alone(stage: Stage) ->
             "EXPLAIN (ANALYZE, FORMAT JSON) " + load_queries("collections")["list_collections"],
             project_id=stage.caller.project_id,
             after=None,
-            name=None,
+            names=None,
             limit=50,
         )
     scans = [node for node in nodes(plan[0]["Plan"]) if node.get("Index Name") == "imports_ended"]

@@ -9,7 +9,9 @@ import time
 from dataclasses import replace
 from typing import cast
 
+import pytest
 import redis
+from kombu.exceptions import OperationalError
 
 from common.dispatch import EXPORTS, WALK, WALKS, WRITE_EXPORT, Dispatch, Lane, make_app
 from deploy.local.servers import Servers
@@ -36,6 +38,14 @@ def test_without_a_broker_sending_gives_up_quickly_and_raises_nothing(stage: Sta
 
     assert dispatch.queue_length() is None
     assert time.monotonic() - began < 5
+
+
+def test_a_worker_looks_soon_for_a_broker_that_is_away(stage: Stage) -> None:
+    app = make_app(replace(stage.settings, redis_url="redis://127.0.0.1:1/0"))
+    pauses: list[float] = []
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, pause: pauses.append(pause), max_retries=3)
+    assert pauses == pytest.approx([0.2, 0.4, 0.6])
 
 
 def test_a_broker_that_hangs_is_waited_for_no_longer_than_the_setting_says(stage: Stage, servers: Servers) -> None:

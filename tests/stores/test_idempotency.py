@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from api.desk import Started
 from api.pushing import PushDesk, Pushed
+from api.replies import Started
 from common.errors import Refusal, Transient
 from common.model.exports import Destination, ExportSpec
 from common.model.formats import Compression, Format
-from common.model.imports import Credentials, IfSeen, ImportSpec, ImportState
+from common.model.imports import Credentials, IfSeen, ImportSpec, ImportState, ImportStatus
 from common.model.mapping import Mapping
 from common.model.pushes import Outcome
 from common.model.rejects import RejectCode
@@ -32,7 +32,7 @@ from workers.sweep import sweep
 KEYS = Credentials("caller-key", "caller-secret")
 
 
-def ask(stage: Stage, key: str | None = "once", **spec: Any) -> Started:
+def ask(stage: Stage, key: str | None = "once", **spec: Any) -> Started[ImportStatus]:
     asked = ImportSpec(**{"collection": "events", "source": SourceRef("b", "k"), "mapping": Mapping(), **spec})
     return stage.desk.start_import(stage.caller, replace(asked, credentials=KEYS), idempotency_key=key)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
 
 import psycopg2
 import pytest
 
+from api.replies import NumberedPage
 from common.errors import Refusal, Terminal, Transient
-from common.ledger import imports
+from common.ledger import collections, imports
 from common.model.formats import Compression, Format
-from common.model.imports import ACTIVE, MOVES, ImportState
+from common.model.imports import ACTIVE, MOVES, ImportOrder, ImportState, ImportStatus, Listing
 from common.model.mapping import ColumnType, Mapping, OnDuplicate
 from common.model.rules import Rules
 from common.model.sources import Source, SourceRef
@@ -375,6 +379,78 @@ def test_the_list_has_the_imports_of_the_states_that_are_named(
 
     page = stage.desk.list_imports(stage.caller, states=states)
     assert [item.id for item in page.items] == [started[at] for at in listed]
+
+
+def imports_of_every_kind(stage: Stage) -> list[ImportStatus]:
+    """Return imports as their own ids tell of them: ended in every way, and under way."""
+    ended = [stage.run(ndjson(event("a"), b"{bad"), collection=name).id for name in ("b", "a")]
+    missing = stage.start(SourceRef(stage.bucket, "nowhere"), collection="c")
+    plan_import(stage.runtime, missing)
+    running = stage.import_of(stage.planned(ndjson(event("b")), collection="a")[0])
+    waiting = [stage.start(b"", collection="b") for _ in range(3)]
+    stage.desk.cancel_import(stage.caller, waiting[0])
+    with stage.runtime.database.transaction() as tx:
+        collections.delete_collection(tx, stage.caller.project_id, "c")
+    return list(map(stage.status, [*ended, missing, running, *waiting]))
+
+
+ORDERS: dict[ImportOrder, Callable[[ImportStatus], Any]] = {
+    ImportOrder.ID: attrgetter("id"),
+    ImportOrder.COLLECTION: attrgetter("collection"),
+    ImportOrder.CREATED: attrgetter("created_at"),
+    ImportOrder.CHANGED: lambda status: status.history[-1][1],
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("by", ImportOrder)
+def test_numbered_pages_are_the_sorted_list_cut_into_pieces(stage: Stage, by: ImportOrder, descending: bool) -> None:
+    known = imports_of_every_kind(stage)
+    times = sorted(status.created_at for status in known)
+    for collection, since, until in [
+        (None, None, None),
+        ("b", None, None),
+        ("c", None, None),
+        ("none\0", None, None),
+        (None, times[1], times[3]),
+        ("a", times[2], None),
+    ]:
+        wanted = [
+            status
+            for status in sorted(known, key=lambda status: (ORDERS[by](status), status.number), reverse=descending)
+            if collection in (None, status.collection)
+            and (since or status.created_at) <= status.created_at <= (until or status.created_at)
+        ]
+        listing = Listing(collection, since, until, by, descending)
+        for size in (1, 3, 1000):
+            pages = [
+                stage.desk.page_imports(stage.caller, listing, page=page, size=size) for page in (*range(8), 2**70)
+            ]
+            assert [[item.id for item in page.items] for page in pages] == [
+                [status.id for status in wanted[number * size : (number + 1) * size]] for number in (*range(8), 2**70)
+            ]
+            assert {page.total for page in pages} == {len(wanted)}
+
+
+def test_a_list_tells_of_each_import_what_its_own_id_tells(stage: Stage) -> None:
+    known = imports_of_every_kind(stage)
+    newest = stage.desk.list_imports(stage.caller).items
+    for listed in (newest[::-1], stage.desk.page_imports(stage.caller, Listing(), page=0, size=50).items):
+        assert [replace(status, read_at=known[0].read_at) for status in listed] == [
+            replace(status, read_at=known[0].read_at) for status in known
+        ]
+
+
+def test_a_name_that_no_collection_can_have_has_no_imports(stage: Stage) -> None:
+    assert stage.desk.list_imports(stage.caller, collection="none\0").items == []
+
+
+def test_pages_have_no_other_projects_imports(stage: Stage) -> None:
+    imports_of_every_kind(stage)
+    stranger = Stage(stage.settings, stage.bucket).caller
+    assert stage.desk.page_imports(stranger, Listing(), page=0, size=50) == NumberedPage([], 0)
+    with pytest.raises(Refusal, match="scope"):
+        stage.desk.page_imports(replace(stage.caller, scopes=frozenset()), Listing(), page=0, size=50)
 
 
 def test_the_list_goes_on_before_an_import_that_is_named_by_its_id(stage: Stage) -> None:

@@ -43,7 +43,7 @@ def push(stage: Stage, *events: dict[str, Any] | bytes, worker: Runtime | None =
 
 def listed(stage: Stage, name: str = "events") -> Any:
     with stage.runtime.database.transaction() as tx:
-        (found,), _ = collections.list_collections(tx, stage.caller.project_id, name=name, limit=1)
+        (found,), _ = collections.list_collections(tx, stage.caller.project_id, names=[name], limit=1)
     return found
 
 

@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from api import uploads as taking_in
-from api.desk import Started
+from api.replies import Started
 from api.uploads import PART
 from common import objects
 from common.errors import PenstockError, Refusal, Transient
@@ -20,7 +20,7 @@ from common.ledger import imports, leases, uploads
 from common.ledger.database import CommitUnknown, Tx
 from common.model.chunks import Counts
 from common.model.formats import Compression, Format
-from common.model.imports import Credentials, ImportSpec, ImportState
+from common.model.imports import Credentials, ImportSpec, ImportState, ImportStatus
 from common.model.mapping import Mapping
 from common.model.sources import SourceRef
 from common.model.uploads import BODY, Upload, spooled
@@ -54,7 +54,9 @@ class Sent:
         return self.pieces[self.read_pieces - 1] if self.read_pieces <= len(self.pieces) else b""
 
 
-def send(stage: Stage, body: Sent | None = None, *, key: str | None = None, spec: ImportSpec = SPEC) -> Started:
+def send(
+    stage: Stage, body: Sent | None = None, *, key: str | None = None, spec: ImportSpec = SPEC
+) -> Started[ImportStatus]:
     return stage.desk.start_upload(stage.caller, spec, body or Sent(), request=REQUEST, idempotency_key=key)
 
 

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from common.judging import BLANK, MAX_DEPTH, NUL, LineJudge, first_of, is_too_deep
-from common.model.events import MAX_ID_BYTES, Event, Identity
+from common.model.events import MAX_ID_BYTES, Event, Identity, time_id
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
-from common.model.times import parse_time, parse_times
+from common.model.times import parse_times
 from common.ruling import Known
 from workers.imports.framing import NEWLINE, Block
 
@@ -94,12 +94,15 @@ class Decoder(LineJudge):
         found = self._read_at_once(laid)
         if found is None or not self._have_form(laid):
             return None
-        times = self._time_all(_first_of_each(found, self._time_fields))
+        moments = _first_of_each(found, self._time_fields)
+        times = self._time_all(moments)
         if times is None:
             return None
         ids = self._identify_all(_first_of_each(found, self._id_fields), laid.offsets)
         if ids is None:
             return None
+        if self._id_is_time:
+            ids = named_by_time(ids, moments, times)
         odd: Iterable[bool] = repeat(_NEVER)
         # The search for one byte is memchr, 60 times as quick as the search for the text.
         if b"\\" in laid.data and NUL in laid.data:
@@ -159,8 +162,10 @@ class Decoder(LineJudge):
     def _time_all(self, values: list[Any]) -> list[int] | None:
         """Return the times in microseconds; None if one of them is refused."""
         if set(map(type, values)) == {str}:
-            return parse_times(values)
-        times = [self._default_time if value is None else parse_time(value) for value in values]
+            quick = parse_times(values)
+            if quick is not None or not self._month_first:
+                return quick
+        times = [self._default_time if value is None else self._parse_time(value) for value in values]
         taken = [time for time in times if time is not None]
         return taken if len(taken) == len(times) else None
 
@@ -202,6 +207,17 @@ class _Layout(NamedTuple):
     longest: int
     #: How many lines there were, blank ones included.
     lines: int
+
+
+def named_by_time(ids: _Ids, moments: Sequence[Any], times: Sequence[int]) -> _Ids:
+    """Return the ids, those of a line that has none made of its time, if it holds one (``moments``: None if not)."""
+    event_ids, has_id = list(ids[0]), []
+    # Not strict: ``repeat`` has no end.
+    for at, (has, moment) in enumerate(zip(ids[1], moments, strict=False)):
+        if not has and moment is not None:
+            event_ids[at] = time_id(times[at])
+        has_id.append(has or moment is not None)
+    return event_ids, has_id
 
 
 def _lay_out(block: Block) -> _Layout:

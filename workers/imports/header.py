@@ -1,8 +1,9 @@
 """Read the header of CSV: the names of the columns, and the form that they give to the object made of each row.
 
 The header is the source's first record; no blank line comes before it. Dots nest: of the columns ``Type`` and
-``Location.Country`` a row becomes ``{"Type":..,"Location":{"Country":..}}``. A name that is repeated holds a list, in
-the order of its columns. Members stand in the order in which their names come up first.
+``Location.Country`` a row becomes ``{"Type":..,"Location":{"Country":..}}``; where the mapping does not let them, they
+are part of the name. A name that is repeated holds a list, in the order of its columns. Members stand in the order in
+which their names come up first.
 """
 
 from __future__ import annotations
@@ -55,14 +56,34 @@ def read_header(sample: bytes, mapping: Mapping, *, whole: bool) -> tuple[str, .
     """
     text = _header_text(sample.removeprefix(BYTE_ORDER_MARK), whole=whole, breaks=mapping.quoted_line_breaks)
     names = tuple(read_rows([text])[0])
-    _check_mapped(_grow(names), names, mapping)
+    check_mapped(names, mapping)
     return names
 
 
-def lay_out(names: Sequence[str]) -> Form:
+def check_mapped(names: Sequence[str], mapping: Mapping) -> None:
+    """Refuse names that cannot become members, and a column that the mapping names and that is not one value of a row.
+
+    SourceFailed ``invalid_header``.
+    """
+    tree = _grow(names, dots_nest=mapping.dots_nest)
+    # An id or a time is a member of the object itself: a name whose dots nest is none of CSV's.
+    mapped = [[name] for name in (*mapping.id_names, *mapping.time_names)]
+    mapped += [name.split(".") if mapping.dots_nest else [name] for name, _ in mapping.types]
+    for levels in mapped:
+        found: _Tree | list[int] | None = tree
+        for level in levels:
+            found = found.get(level) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            at = _first_column(found)
+            raise _invalid(f"{_column(at, names[at])} lies inside {'.'.join(levels)!r}, which has to be a value itself")
+        if found is not None and len(found) > 1:
+            raise _invalid(f"{_column(found[1], names[found[1]])} is there twice, and has to be one value")
+
+
+def lay_out(names: Sequence[str], *, dots_nest: bool = True) -> Form:
     """Return the form of the rows under the names that ``read_header`` returned; SourceFailed if it would not have."""
     columns: list[int] = []
-    template = "".join(_parts(_grow(names), columns))
+    template = "".join(_parts(_grow(names, dots_nest=dots_nest), columns))
     return Form(template.encode(), tuple(columns))
 
 
@@ -92,12 +113,12 @@ def _header_text(sample: bytes, *, whole: bool, breaks: bool) -> str:
         raise _invalid("it is not UTF-8") from None
 
 
-def _grow(names: Sequence[str]) -> _Tree:
+def _grow(names: Sequence[str], *, dots_nest: bool) -> _Tree:
     """Return the members, nested, in the order in which they come up, with the columns of each value."""
     tree: _Tree = {}
     levels = 0
     for at, name in enumerate(names):
-        *above, last = _levels(at, name)
+        *above, last = _levels(at, name, dots_nest=dots_nest)
         levels += len(above) + 1
         if levels > _MOST_LEVELS:
             raise _invalid(f"with {_column(at, name)} its names come to more than {_MOST_LEVELS:,} levels in sum")
@@ -116,12 +137,15 @@ def _grow(names: Sequence[str]) -> _Tree:
     return tree
 
 
-def _levels(at: int, name: str) -> list[str]:
-    levels = name.split(".")
+def _levels(at: int, name: str, *, dots_nest: bool) -> list[str]:
+    levels = name.split(".") if dots_nest else [name]
     if len(levels) > MAX_DEPTH:
         raise _too_deep(at, name)
     if len(name.encode()) > NAME_BYTES:
         raise _invalid(f"the name of {_column(at, name)} is longer than {NAME_BYTES:,} bytes")
+    # An empty name is as good a member as any: data frames are written with their index first, which has none.
+    if not dots_nest:
+        return levels
     if not name:
         raise _invalid(f"{_column(at, name)} has no name")
     if "" in levels:
@@ -135,22 +159,6 @@ def _first_column(tree: _Tree) -> int:
     while isinstance(inner, dict):
         inner = next(iter(inner.values()))
     return inner[0]
-
-
-def _check_mapped(tree: _Tree, names: Sequence[str], mapping: Mapping) -> None:
-    """Refuse a column that the mapping names and that is not one value of a row."""
-    # An id or a time is a member of the object itself: a name with dots is none of CSV's.
-    mapped = [[name] for name in (*mapping.id_names, *mapping.time_names)]
-    mapped += [name.split(".") for name, _ in mapping.types]
-    for levels in mapped:
-        found: _Tree | list[int] | None = tree
-        for level in levels:
-            found = found.get(level) if isinstance(found, dict) else None
-        if isinstance(found, dict):
-            at = _first_column(found)
-            raise _invalid(f"{_column(at, names[at])} lies inside {'.'.join(levels)!r}, which has to be a value itself")
-        if found is not None and len(found) > 1:
-            raise _invalid(f"{_column(found[1], names[found[1]])} is there twice, and has to be one value")
 
 
 def _parts(tree: _Tree, columns: list[int]) -> Iterator[str]:

@@ -36,20 +36,23 @@ def look_at(objects: Objects, source: Source, job: Import, *, chunk_bytes: int) 
 
     Raises SourceFailed where it is not what was declared, or nothing that we take: before anything is loaded.
     """
-    sample, whole, compression = _sample(objects, source, job, SAMPLE_BYTES)
+    sample, whole, compression = sample_of(objects, source, job, SAMPLE_BYTES)
     if job.format and job.mapping.rules.any_shape:
         layout = Layout(job.format, compression)
     else:
         layout = find_layout(sample, name=source.key, whole=whole, declared=job.format, compression=compression)
     if layout.format is Format.CSV and (not whole or sample.removeprefix(codecs.BOM_UTF8).strip(_BLANK)):
         if not whole and b"\n" not in sample:
-            sample, whole, _ = _sample(objects, source, job, _HEADER_LOOK)
+            sample, whole, _ = sample_of(objects, source, job, _HEADER_LOOK)
         layout = Layout(layout.format, compression, read_header(sample, job.mapping, whole=whole))
     return Cut(_cut(layout, job, source, sample, chunk_bytes), layout)
 
 
-def _sample(objects: Objects, source: Source, job: Import, most: int) -> tuple[bytes, bool, Compression]:
-    """Return the object's first bytes, decompressed, whether they are all of it, and how it is compressed."""
+def sample_of(objects: Objects, source: Source, job: Import, most: int) -> tuple[bytes, bool, Compression]:
+    """Return the object's first bytes, decompressed, whether they are all of it, and how it is compressed.
+
+    Raises as ``look_at`` does.
+    """
     head = _head(objects.read_from(source, 0, min(most, source.size)), most)
     whole = len(head) == source.size
     compression = find_compression(head, declared=job.compression)
@@ -57,7 +60,7 @@ def _sample(objects: Objects, source: Source, job: Import, most: int) -> tuple[b
         return head, whole, compression
     sample, whole = first_bytes(head, compression, most, whole=whole)
     if not sample and not whole and most < _BLOCK_LOOK:
-        return _sample(objects, source, job, _BLOCK_LOOK)
+        return sample_of(objects, source, job, _BLOCK_LOOK)
     return sample[:most], whole, compression
 
 
@@ -81,25 +84,27 @@ def _cut(layout: Layout, job: Import, source: Source, sample: bytes, chunk_bytes
         case _, Format.CSV if job.mapping.quoted_line_breaks:
             return Step(Kind.SCAN, long=long)  # a line break may be inside quotes
         case _:
-            return Ranges(range_bytes(sample, layout, most=chunk_bytes), source.size)
+            most = range_bytes(sample, layout, most=chunk_bytes, dots_nest=job.mapping.dots_nest)
+            return Ranges(most, source.size)
 
 
-def range_bytes(sample: bytes, layout: Layout, *, most: int) -> int:
+def range_bytes(sample: bytes, layout: Layout, *, most: int, dots_nest: bool = True) -> int:
     """Return the bytes of a chunk, given a source's first ones: fewer than ``most`` where lines are very short.
 
     And where the rows of a CSV grow with the names that they are stored with.
     """
     mean = len(sample) / (sample.count(b"\n") + 1)
     if layout.header:
-        most = min(round(most * mean / (mean + lay_out(layout.header).overhead)), row_bytes(layout))
+        overhead = lay_out(layout.header, dots_nest=dots_nest).overhead
+        most = min(round(most * mean / (mean + overhead)), row_bytes(layout, dots_nest=dots_nest))
     return max(min(most, round(mean * MOST_LINES)), 1)
 
 
-def row_bytes(layout: Layout) -> int:
+def row_bytes(layout: Layout, *, dots_nest: bool = True) -> int:
     """Return the bytes of rows whose objects are ``_MOST_OBJECTS`` at the very most.
 
     A row that is one has a comma or a line break for each column, and the object has the names besides: 8 columns of
     10 letters may make 17 bytes of one, a column of 1,024 letters 500.
     """
     columns = max(len(layout.header), 1)
-    return max(_MOST_OBJECTS * columns // (columns + lay_out(layout.header).overhead), 1)
+    return max(_MOST_OBJECTS * columns // (columns + lay_out(layout.header, dots_nest=dots_nest).overhead), 1)

@@ -1,24 +1,33 @@
-"""Find an import's objects, pin them, and cut the one, or say that each of many is to be looked at."""
+"""Find an import's objects, pin them, and cut the one, or say that each of many is to be looked at.
+
+An import of a table agrees with it on its columns here, before anything is loaded.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from common.errors import PenstockError, SourceFailed, Terminal, Transient
-from common.ledger import chunks, imports
+from common.ledger import chunks, imports, tables
+from common.ledger.database import Tx
 from common.model.chunks import MOST_SOURCES
+from common.model.columns import ColumnsFault, check_named, lay_over, rules_of
+from common.model.formats import Layout
 from common.model.imports import IfSeen, Plan
 from common.model.sources import Source
 from common.runtime import Runtime
 from common.telemetry import bind, get_logger
 from workers.imports.finding import find_sources
-from workers.imports.look import look_at
+from workers.imports.first_rows import SAMPLE_BYTES, Told, read_first_rows
+from workers.imports.header import check_mapped
+from workers.imports.look import look_at, sample_of
 from workers.imports.sending import send
 from workers.imports.settle import fail_import, settle_import
-from workers.imports.work import Cut
+from workers.imports.work import Cut, decoder_of
 from workers.retrying import delay_after
 
 log = get_logger(__name__)
@@ -44,7 +53,8 @@ def plan_import(runtime: Runtime, import_id: str) -> None:
             raise _worn_out(attempt)
         sources = _pin_sources(runtime, plan)
         look = _look(runtime, plan, sources)
-        following, long = _commit_plan(runtime, plan, sources, look)
+        told = _ask_columns(runtime, plan, sources, look)
+        following, long = _commit_plan(runtime, plan, sources, look, told)
         send(runtime, following, long, first=True)
         settle_import(runtime, import_id)  # an empty object has no chunk that could ask for it
 
@@ -122,11 +132,43 @@ def _look(runtime: Runtime, plan: Plan, sources: list[Source]) -> Cut | None:
     if len(sources) > 1:
         return None
     objects, most = runtime.objects_of(plan.job), runtime.settings.chunk_bytes
-    try:
+    with _noted_piece(runtime, plan, sources):
         return look_at(objects, sources[0], plan.job, chunk_bytes=most)
+
+
+def _ask_columns(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut | None) -> Told | None:
+    """Return what the request, the one object of a table's import and its first rows tell of columns.
+
+    None of an import into no table. Raises Terminal ``invalid_columns`` where what the object declares cannot be.
+    """
+    job = plan.job
+    if job.columns is None:
+        return None
+    if look is None or look.layout is None:
+        raise Terminal("source_not_one_object", "An import of a table takes one object, and the source is several.")
+    with _noted_piece(runtime, plan, sources), _columns_checked():
+        sample, whole, _ = sample_of(runtime.objects_of(job), sources[0], job, SAMPLE_BYTES)
+        decoder = decoder_of(runtime, job, look.layout, ordinal=0)
+        longest = runtime.settings.max_line_bytes + 1
+        told = read_first_rows(sample, look.layout, job.mapping, decoder, whole=whole, longest=longest)
+    return told._replace(declared=lay_over(job.columns, told.declared))
+
+
+@contextmanager
+def _noted_piece(runtime: Runtime, plan: Plan, sources: list[Source]) -> Iterator[None]:
+    try:
+        yield
     except SourceFailed as error:
         _note_piece(runtime, plan, sources, error)
         raise
+
+
+@contextmanager
+def _columns_checked() -> Iterator[None]:
+    try:
+        yield
+    except ColumnsFault as fault:
+        raise Terminal("invalid_columns", str(fault)) from fault
 
 
 def _note_piece(runtime: Runtime, plan: Plan, sources: list[Source], error: SourceFailed) -> None:
@@ -137,14 +179,16 @@ def _note_piece(runtime: Runtime, plan: Plan, sources: list[Source], error: Sour
             imports.fail_source(tx, plan.job.id, 0, error)
 
 
-def _commit_plan(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut | None) -> tuple[list[int], list[int]]:
+def _commit_plan(
+    runtime: Runtime, plan: Plan, sources: list[Source], look: Cut | None, told: Told | None
+) -> tuple[list[int], list[int]]:
     """Write sources, chunks and the step to running at once; return the chunks to send, and the long ones.
 
     An import of one object has been looked at: one of the wrong shape has failed by now. Of many objects each is looked
     at by a chunk of its own, side by side, and one of the wrong shape does not keep the others out.
     """
     settings, job = runtime.settings, plan.job
-    with runtime.database.transaction() as tx:
+    with _noted_piece(runtime, plan, sources), runtime.database.transaction() as tx:
         imports.pin_sources(tx, job.id, sources)
         if look:
             imports.describe_source(tx, job.id, 0, layout=look.layout)
@@ -155,13 +199,53 @@ def _commit_plan(runtime: Runtime, plan: Plan, sources: list[Source], look: Cut 
         size = sum(source.size for source in sources)
         following = chunks.send_window(tx, job.id, window=settings.window, least=1)
         long = chunks.long_steps(tx, job.id, 0)
+        if told and look and look.layout:
+            _agree(tx, plan, look.layout, told)
         if not imports.start_import(tx, plan, bytes_total=size, chunks_total=count):
             raise _LeaseLostError
         return following, long
 
 
+def _agree(tx: Tx, plan: Plan, layout: Layout, told: Told) -> None:
+    """Have the table and the import agree on its columns, and on what names its rows.
+
+    Of two imports of a new table the first commit decides: the second waits for the collection's row, and finds it so.
+    Nobody waits in a circle. This transaction holds nothing but rows of its own import while it waits for the
+    collection's, for which a plan, a push and a deletion wait too; of these none waits for a row of an import, but for
+    a plan its own. Whoever ends an import waits for its row, and holds no collection. Who admits one shares the
+    collection with this, and chunks commit without it.
+    Raises Terminal ``invalid_columns``, also where the file has nothing that names its rows: each would be rejected,
+    and a new table would have its name from a slip of the pen. ``no_first_rows`` where none could be looked at: those
+    behind them would be stored without a name. SourceFailed ``invalid_header`` where what names them is there twice.
+    """
+    job = plan.job
+    with _columns_checked():
+        columns, agreed = tables.agree_columns(tx, job.collection_id, declared=told.declared, found=told.found)
+        rules = rules_of(columns)
+        check_named(rules, layout.header or [column.name for column in told.found])
+    if not columns and not told.whole:
+        raise _nothing_told()
+    mapping = replace(
+        job.mapping,
+        id_names=agreed.id_names,
+        time_names=agreed.time_names,
+        id_is_time=agreed.id_is_time,
+        rules=rules,
+    )
+    check_mapped(layout.header, mapping)
+    imports.set_mapping(tx, plan, mapping)
+
+
 class _LeaseLostError(Exception):
     """Another planner has the import, or it ended: what was written here is rolled back."""
+
+
+def _nothing_told() -> Terminal:
+    text = (
+        f"No row that ends in the first {SAMPLE_BYTES:,} bytes can be taken, so that nothing is known of the columns. "
+        "Mend these rows, or declare the columns; nothing was imported."
+    )
+    return Terminal("no_first_rows", text)
 
 
 def _too_large(size: int, most: int) -> Terminal:

@@ -12,7 +12,8 @@ The rules of one record, in the order in which they are asked; the first that fa
    type, is null.
 7. ``invalid_id``, ``id_too_long``, ``invalid_time``: as of a line of JSON (see ``decoding``). The id is the first cell
    that is not empty in the columns of the mapping's id names; the time likewise. CSV has no null, so an empty cell
-   counts as absent, and no id is ``empty_id``. Cells are strings; in a column typed as a number they are numbers.
+   counts as absent, and no id is ``empty_id``. Cells are strings; in a column typed as a number they are numbers. A row
+   without an id is named by its time where the mapping says so, likewise.
 8. ``event_too_large`` and those of names: likewise, of the object that the record becomes. The header makes its names.
 9. Those of ``common.ruling``, of the same object.
 
@@ -36,10 +37,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from common.model.events import MAX_ID_BYTES, Event
+from common.model.events import MAX_ID_BYTES, Event, time_id
 from common.model.mapping import ColumnType, Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
-from workers.imports.decoding import Decoded, Decoder
+from workers.imports.decoding import Decoded, Decoder, named_by_time
 from workers.imports.framing import NEWLINE, Block
 from workers.imports.header import lay_out
 from workers.imports.records import is_well_quoted, read_rows
@@ -82,7 +83,7 @@ class RowDecoder(Decoder):
         These are as ``Decoder`` has them.
         """
         super().__init__(mapping, **rules)
-        form = lay_out(names)
+        form = lay_out(names, dots_nest=mapping.dots_nest)
         self._width = len(names)
         self._fill = form.template.__mod__
         #: Whether a name alone makes each row so.
@@ -92,9 +93,10 @@ class RowDecoder(Decoder):
         types = dict(mapping.types)
         at = {name: column for column, name in enumerate(names)}
         self._types = [(at[name], kind) for name, kind in types.items() if name in at]
-        # A name with dots is not a member of the object itself.
-        self._ids = [(at[name], types.get(name)) for name in mapping.id_names if name in at and "." not in name]
-        self._times = [(at[name], types.get(name)) for name in mapping.time_names if name in at and "." not in name]
+        # A name whose dots nest is not a member of the object itself.
+        members = {name: place for name, place in at.items() if not (mapping.dots_nest and "." in name)}
+        self._ids = [(members[name], types.get(name)) for name in mapping.id_names if name in members]
+        self._times = [(members[name], types.get(name)) for name in mapping.time_names if name in members]
         empty_row = form.template % ((_NULL,) * self._width)
         self._has_bad_names = self._names is not None and self._names.judge(empty_row) is not None
         self._to_json = msgspec.json.Encoder().encode_lines
@@ -129,12 +131,15 @@ class RowDecoder(Decoder):
         payloads = self._objects(cells) if cells is not None else None
         if cells is None or payloads is None or not self._have_good_form(payloads):
             return None
-        times = self._time_all(self._first_of_each(self._times, cells))
+        moments = self._first_of_each(self._times, cells)
+        times = self._time_all(moments)
         if times is None:
             return None
         ids = self._identify_all(self._first_of_each(self._ids, cells), offsets)
         if ids is None:
             return None
+        if self._id_is_time:
+            ids = named_by_time(ids, moments, times)
         odd: Iterable[bool] = repeat(_NEVER)
         if self._may_be_odd or b"\\" in data or b"\0" in data:
             odd = [_NUL in payload for payload in payloads]
@@ -243,10 +248,14 @@ class RowDecoder(Decoder):
         event_id = self._identify(id_value, offset)
         if isinstance(event_id, RejectCode):
             return event_id
-        times = self._time_all(self._first_of_each(self._times, cells))
+        (moment,) = self._first_of_each(self._times, cells)
+        times = self._time_all([moment])
         if times is None:
             return RejectCode.INVALID_TIME
-        event = Event(event_id, id_value is not None, offset, times[0], _NUL in payloads[0], payloads[0])
+        has_id = id_value is not None
+        if self._id_is_time and not has_id and moment is not None:
+            event_id, has_id = time_id(times[0]), True
+        event = Event(event_id, has_id, offset, times[0], _NUL in payloads[0], payloads[0])
         return self._judge_form(payloads[0]) or self._ruled(event)
 
     def _read_cells(self, record: bytes, unclosed: RejectCode) -> list[str] | RejectCode:

@@ -103,4 +103,5 @@ class _Sample:
 def _cut(work: Work, sample: _Sample, *, breaks: bool, extent: int) -> Step | Ranges:
     if breaks or work.layout.format is Format.JSON:
         return Step(Kind.WALK, long=False)
-    return Ranges(range_bytes(sample.content, work.layout, most=work.runtime.settings.chunk_bytes), extent)
+    most, nest = work.runtime.settings.chunk_bytes, work.job.mapping.dots_nest
+    return Ranges(range_bytes(sample.content, work.layout, most=most, dots_nest=nest), extent)

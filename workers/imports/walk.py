@@ -17,7 +17,8 @@ from typing import Self
 from common.errors import SourceFailed
 from common.ledger import chunks
 from common.model.chunks import MOST_LINES, Kind, Step
-from common.model.formats import Format
+from common.model.formats import Format, Layout
+from common.model.mapping import Mapping
 from workers.imports.elements import element_blocks
 from workers.imports.framing import Block, owned_blocks, reading_start
 from workers.imports.lease import Lease
@@ -73,7 +74,9 @@ class Trail:
         self._lease = work.lease
         reading = self._reading = self._reading or self._open(work)
         settings, chunk = work.runtime.settings, work.chunk
-        most = min(settings.chunk_bytes, row_bytes(work.layout)) if work.layout.header else settings.chunk_bytes
+        most = settings.chunk_bytes
+        if work.layout.header:
+            most = min(most, row_bytes(work.layout, dots_nest=work.job.mapping.dots_nest))
         judge, end, failure = Judge(work), chunk.start, None
         try:
             for block in self._blocks:
@@ -106,16 +109,27 @@ class Trail:
 
 def _frame(work: Work, reading: Reading) -> Iterator[Block]:
     """Return the source's blocks from the chunk's start on."""
-    layout, start, longest = work.layout, work.chunk.start, work.longest_line
+    layout, mapping, start = work.layout, work.job.mapping, work.chunk.start
+    by_lines = layout.format is Format.NDJSON or (layout.format is Format.CSV and not mapping.quoted_line_breaks)
+    pieces = reading.pieces_from(reading_start(start) if by_lines else start)
+    return blocks_of(layout, mapping, pieces, start=start, longest=work.longest_line)
+
+
+def blocks_of(
+    layout: Layout, mapping: Mapping, pieces: Iterator[bytes], *, start: int, longest: int
+) -> Iterator[Block]:
+    """Return the blocks of a source from ``start`` on, to its end.
+
+    ``pieces`` are its bytes from there on; of lines, from ``reading_start(start)`` on.
+    """
     match layout.format:
         case Format.JSON:
-            pieces = reading.pieces_from(start)
             return element_blocks(pieces, start=start, wrapped=layout.wrapped, max_line=longest)
-        case Format.CSV if work.job.mapping.quoted_line_breaks:
-            pieces = _sliced(reading.pieces_from(start), row_bytes(layout))
-            return record_blocks(pieces, start=start, max_line=longest)
+        case Format.CSV if mapping.quoted_line_breaks:
+            sliced = _sliced(pieces, row_bytes(layout, dots_nest=mapping.dots_nest))
+            return record_blocks(sliced, start=start, max_line=longest)
         case _:
-            return owned_blocks(reading.pieces_from(reading_start(start)), start=start, end=_ENDLESS, max_line=longest)
+            return owned_blocks(pieces, start=start, end=_ENDLESS, max_line=longest)
 
 
 def _sliced(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:

@@ -66,9 +66,10 @@ class Judge:
 
     def __post_init__(self) -> None:
         """Begin with no lines, and the decoder of the source's format."""
-        known = _known(self.work)
-        self.lines = Lines(self.work.job.mapping.on_duplicate, known=known)
-        self._decoder = _decoder(self.work, known)
+        work, known = self.work, _known(self.work)
+        self.lines = Lines(work.job.mapping.on_duplicate, known=known)
+        ordinal = work.chunk.source_ordinal
+        self._decoder = decoder_of(work.runtime, work.job, work.layout, ordinal=ordinal, known=known)
 
     def take(self, block: Block) -> None:
         """Decode a block. Raises Terminal where a chunk would hold more rejects than memory, LeaseLostError."""
@@ -94,14 +95,16 @@ def _known(work: Work) -> Known:
         return known_to(tx, work.runtime, job.project_id)
 
 
-def _decoder(work: Work, known: Known) -> Decoder | RowDecoder:
-    job, layout = work.job, work.layout
+def decoder_of(
+    runtime: Runtime, job: Import, layout: Layout, *, ordinal: int, known: Known | None = None
+) -> Decoder | RowDecoder:
+    """Return what decodes the lines of the import's source of this ordinal, which is laid out so."""
     rules: dict[str, Any] = {
-        "identity": identity_of(work.runtime),
+        "identity": identity_of(runtime),
         "import_number": job.number,
-        "source_ordinal": work.chunk.source_ordinal,
+        "source_ordinal": ordinal,
         "default_time": round(job.created_at.timestamp() * 1_000_000),
-        "max_line": work.runtime.settings.max_line_bytes,
+        "max_line": runtime.settings.max_line_bytes,
         "known": known,
     }
     if layout.format is Format.CSV:

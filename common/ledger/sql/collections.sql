@@ -78,7 +78,7 @@ RETURNING (SELECT count(*) FROM goner) AS count
 UPDATE collections SET emptied_at = now() WHERE id = %(collection_id)s AND emptied_at IS NULL
 
 -- name: list_collections
--- One page in the order of names; one row more than asked for tells that there is a next. Or the one of a name.
+-- One page in the order of names; one row more than asked for tells that there is a next. Or those of some names.
 -- Sums over what the ledger says of imports that ended, and over the chunks of those under way: no event is looked at.
 -- One statement and so one snapshot, in which a chunk's rows and its entry are there together or not at all.
 SELECT c.name, c.created_at, t.events,
@@ -91,7 +91,7 @@ FROM (SELECT id, name, created_at
       FROM collections
       WHERE project_id = %(project_id)s AND deleted_at IS NULL
         AND (%(after)s::text IS NULL OR name > %(after)s)
-        AND (%(name)s::text IS NULL OR name = %(name)s)
+        AND (%(names)s::text[] IS NULL OR name = ANY (%(names)s::text[]))
       ORDER BY name
       LIMIT %(limit)s + 1) AS c
 CROSS JOIN LATERAL (

@@ -2,11 +2,11 @@
 SELECT pg_advisory_xact_lock(hashtextextended('key:' || %(project_id)s || ':' || %(key)s, 0))
 
 -- name: find_made
--- One row at the most: whoever writes one holds the key and has found none.
+-- One row at the most: whoever writes one holds the key and has found none. Ids as the model spells them.
 SELECT fingerprint, made
-FROM (SELECT project_id, key, created_at, fingerprint, import_id::text AS made FROM idempotency_keys
+FROM (SELECT project_id, key, created_at, fingerprint, replace(import_id::text, '-', '') AS made FROM idempotency_keys
       UNION ALL
-      SELECT project_id, key, created_at, fingerprint, export_id::text FROM export_keys
+      SELECT project_id, key, created_at, fingerprint, replace(export_id::text, '-', '') FROM export_keys
       UNION ALL
       SELECT project_id, key, created_at, fingerprint, verdicts::text FROM push_keys) AS keys
 WHERE project_id = %(project_id)s AND key = %(key)s AND created_at >= now() - interval '24 hours'

@@ -131,6 +131,11 @@ SET lease_expires_at = now() + make_interval(secs => %(lease_seconds)s)
 WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
 RETURNING id
 
+-- name: set_mapping
+UPDATE imports
+SET mapping = %(mapping)s
+WHERE id = %(import_id)s AND state = 'planning' AND lease_token = %(lease_token)s
+
 -- name: start_import
 -- The plan's commit: no row where another planner holds the lease, or the import was ended meanwhile.
 UPDATE imports
@@ -208,7 +213,7 @@ JOIN chunks AS c ON c.import_id = i.id
 WHERE i.id = %(import_id)s
 GROUP BY i.id
 
--- name: read_status
+-- name: read_statuses
 -- Locks of tables are taken as they are mentioned: chunks before imports, as writers do. The other way round this met a
 -- migration of both in a deadlock. (Nobody refers to the first line, so nothing is read by it.)
 WITH mentioned AS (SELECT FROM chunks)
@@ -225,7 +230,12 @@ SELECT i.id, i.number, i.state, coalesce(l.former_name, l.name) AS collection, i
         FROM import_history AS h WHERE h.import_id = i.id) AS history
 FROM imports AS i
 JOIN collections AS l ON l.id = i.collection_id
-WHERE i.id = %(import_id)s AND i.project_id = %(project_id)s
+WHERE i.id = ANY (%(ids)s::uuid[]) AND i.project_id = %(project_id)s
+
+-- name: size_of_columns
+SELECT coalesce(sum(octet_length(columns::text)), 0) AS bytes
+FROM imports
+WHERE id = ANY (%(ids)s::uuid[]) AND project_id = %(project_id)s
 
 -- name: list_imports
 -- One page, newest first; one row more than asked for tells that there is a next. Also of deleted collections.
@@ -238,6 +248,35 @@ WHERE project_id = %(project_id)s
         SELECT id FROM collections WHERE project_id = %(project_id)s AND %(collection)s IN (name, former_name)))
 ORDER BY number DESC
 LIMIT %(limit)s + 1
+
+-- name: page_imports
+-- A numbered page, in one of several orders, and how many imports there are; of equals the earlier one comes first. A
+-- page of the opposite order is looked for from its other end.
+WITH found AS MATERIALIZED (
+    SELECT i.id, i.number,
+           row_number() OVER (ORDER BY CASE WHEN %(by)s = 'id' THEN i.id END,
+                                       CASE WHEN %(by)s = 'collection' THEN coalesce(l.former_name, l.name) END,
+                                       CASE %(by)s
+                                           WHEN 'created' THEN i.created_at
+                                           WHEN 'changed' THEN (SELECT max(h.at)
+                                                                FROM import_history AS h WHERE h.import_id = i.id) END,
+                                       i.number) AS place
+    FROM imports AS i
+    JOIN collections AS l ON l.id = i.collection_id
+    WHERE i.project_id = %(project_id)s
+      AND (%(since)s::timestamptz IS NULL OR i.created_at >= %(since)s)
+      AND (%(until)s::timestamptz IS NULL OR i.created_at <= %(until)s)
+      AND (%(collection)s::text IS NULL OR %(collection)s IN (l.name, l.former_name))
+), counted AS (
+    SELECT count(*) AS total FROM found
+)
+SELECT c.total,
+       ARRAY(SELECT f.id::text
+             FROM found AS f
+             WHERE CASE WHEN %(descending)s THEN c.total - f.place ELSE f.place - 1 END
+                   BETWEEN %(offset)s AND %(offset)s + %(size)s - 1
+             ORDER BY CASE WHEN %(descending)s THEN -f.place ELSE f.place END) AS ids
+FROM counted AS c
 
 -- name: list_errors
 -- Rejected lines in the order of the objects and their lines, from a position on. The line's index in its object is
@@ -269,24 +308,31 @@ JOIN chunks AS c ON c.import_id = %(import_id)s AND c.number = asked.chunk
 JOIN rejects AS r ON r.chunk_id = c.id AND r.line = asked.line
 
 -- name: read_objects
--- An import's first objects, as its planner and those who looked at them left them.
-SELECT s.key, s.size, s.layout, s.error_code, s.error_message,
+-- The first objects of imports, as their planners and those who looked at them left them.
+SELECT i.id AS import_id, s.key, s.size, s.layout, s.error_code, s.error_message,
        EXISTS (SELECT FROM chunks AS c
-               WHERE c.import_id = s.import_id AND c.source_ordinal = s.ordinal AND c.state <> 'done') AS open
-FROM sources AS s
-WHERE s.import_id = %(import_id)s
-ORDER BY s.ordinal
-LIMIT %(limit)s
+               WHERE c.import_id = i.id AND c.source_ordinal = s.ordinal AND c.state <> 'done') AS open
+FROM unnest(%(ids)s::uuid[]) AS i (id)
+CROSS JOIN LATERAL (
+    SELECT ordinal, key, size, layout, error_code, error_message
+    FROM sources
+    WHERE import_id = i.id
+    ORDER BY ordinal
+    LIMIT %(limit)s) AS s
+ORDER BY i.id, s.ordinal
 
 -- name: count_pieces
-SELECT count(*) AS total, count(s.error_code) AS failed,
+SELECT s.import_id, count(*) AS total, count(s.error_code) AS failed,
        count(*) FILTER (WHERE s.error_code IS NULL AND o.source_ordinal IS NULL) AS completed,
        array_agg(DISTINCT s.layout ->> 'format') FILTER (WHERE s.layout IS NOT NULL) AS formats,
        array_agg(DISTINCT s.layout ->> 'compression') FILTER (WHERE s.layout IS NOT NULL) AS compressions
 FROM sources AS s
-LEFT JOIN (SELECT DISTINCT source_ordinal FROM chunks WHERE import_id = %(import_id)s AND state <> 'done') AS o
-       ON o.source_ordinal = s.ordinal
-WHERE s.import_id = %(import_id)s
+LEFT JOIN (SELECT DISTINCT import_id, source_ordinal
+           FROM chunks
+           WHERE import_id = ANY (%(ids)s::uuid[]) AND state <> 'done') AS o
+       ON o.import_id = s.import_id AND o.source_ordinal = s.ordinal
+WHERE s.import_id = ANY (%(ids)s::uuid[])
+GROUP BY s.import_id
 
 -- name: send_plans_again
 -- Pending imports whose message was lost, and plans whose planner is gone. SKIP LOCKED: being claimed is being well.

@@ -9,9 +9,9 @@ VALUES (%(number)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, %(events)
         %(bytes)s, %(first_time)s, %(last_time)s)
 
 -- name: note_deletion
--- What a collection holds is the sum of what its imports and pushes brought: less one event, and its bytes.
+-- What a collection holds is the sum of what its imports and pushes brought: less some events, and their bytes.
 INSERT INTO pushes (number, project_id, collection_id, api_key_id, events, replaced, duplicates, bytes)
-VALUES (%(number)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, -1, 0, 0, -%(bytes)s::bigint)
+VALUES (%(number)s, %(project_id)s, %(collection_id)s, %(api_key_id)s, -%(events)s::bigint, 0, 0, -%(bytes)s::bigint)
 
 -- name: keep_pushed
 -- The first committed stays. Sorted by key, as every writer to this table: two that share ids wait for each other in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,26 @@ def test_no_event_takes_long(text: bytes) -> None:
         with contextlib.suppress(Refusal):
             read(text)
     assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"c":[%s]}' % b",".join([b"1"] * 1_000_000),
+        b"{%s}" % b",".join(b'"%d":[]' % number for number in range(500_000)),
+        b"{%s}" % b",".join(b'"%d":[1]' % number for number in range(200_000)),
+    ],
+    ids=["events", "collections", "both"],
+)
+def test_a_batch_without_end_is_refused_before_it_is_kept(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert refusal_of(events.read_batch, body) == "too_many_events"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Kept one by one, each of these elements takes a hundred bytes.
+    assert peak < 3 * len(body)
 
 
 @pytest.mark.parametrize(

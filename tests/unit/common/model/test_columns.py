@@ -27,6 +27,7 @@ from common.model.columns import (
     Role,
     agree,
     infer_columns,
+    lay_over,
     read_columns,
     read_moment,
     rules_of,
@@ -328,9 +329,9 @@ def test_imports_that_say_what_names_their_rows_end_the_same_in_any_order_or_one
     ("declared", "why"),
     [
         ({"a": {"role": "key", "dataType": "string"}}, "specified as the key for the dataset, and so its data type"),
-        ({"a": {"role": "feature"}}, "It is the key of the dataset, and so its role cannot be changed."),
-        ({"b": {"role": "key"}}, "It cannot become the key: the dataset's rows have theirs in column 'a'."),
-        ({"b": {"role": "timestamp"}}, "It cannot become the timestamp: the dataset's rows have theirs in no column."),
+        ({"a": {"role": "feature"}}, "It is the key of the table, and so its role cannot be changed."),
+        ({"b": {"role": "key"}}, "It cannot become the key: the table's rows have theirs in column 'a'."),
+        ({"b": {"role": "timestamp"}}, "It cannot become the timestamp: the table's rows have theirs in no column."),
     ],
 )
 def test_who_would_name_stored_rows_anew_is_told_why_not(declared: dict[str, Any], why: str) -> None:
@@ -353,6 +354,29 @@ def test_a_guess_gives_way_to_what_is_declared_of_the_type_or_of_another_column(
         columns, mapping = agree(TABLE_MAPPING, None, read_columns(said), seen)
         assert one(columns, "day").role is role
         assert mapping.id_is_time == (role is Role.TIMESTAMP)
+
+
+def test_what_is_declared_in_other_letters_is_meant_of_the_column_that_there_is() -> None:
+    declared = read_columns({"DAY": {"role": "timestamp"}, "Sum": {"dataType": "numeric"}, "gone": None})
+    found = infer_columns([{"day": "2017-01-01", "sum": "1", "SUM": "2"}])
+    columns, mapping = agree(TABLE_MAPPING, None, declared, found)
+    assert mapping.time_names == ("day",)
+    # Of two that only letters tell apart neither is meant.
+    assert [column.name for column in columns] == ["day", "Sum", "gone", "sum", "SUM"]
+    assert agree(mapping, columns, declared, found) == (columns, mapping)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb", "é" * 513, "x" * 1025])
+def test_a_name_that_cannot_be_stored_and_told_is_refused_and_not_found(name: str) -> None:
+    with pytest.raises(ColumnsFault, match="no valid Unicode"):
+        read_columns({name: None})
+    assert [column.name for column in infer_columns([{name: "1", "b": "2"}])] == ["b"]
+
+
+def test_a_column_whose_name_is_declared_exactly_is_not_another_ones() -> None:
+    declared = read_columns({"Day": {"dataType": "string"}, "day": {"dataType": "date", "role": "timestamp"}})
+    columns, _ = agree(TABLE_MAPPING, None, declared, infer_columns([{"day": "2017-01-01"}]))
+    assert {column.name: column.type for column in columns} == {"Day": DataType.STRING, "day": DataType.DATE}
 
 
 def test_the_rows_of_other_wires_keep_the_names_that_they_have() -> None:
@@ -397,3 +421,22 @@ def test_defaults_fill_in_what_nobody_said(
 @given(declarations())
 def test_columns_are_equal_as_they_are_stored(columns: Columns) -> None:
     assert msgspec.convert(msgspec.to_builtins(columns), Columns) == columns
+
+
+@given(declarations(), declarations())
+def test_what_a_request_declares_is_over_what_its_file_declares(request: Columns, file: Columns) -> None:
+    both = lay_over(request, file)
+
+    assert [column.name for column in both] == list(dict.fromkeys(column.name for column in (*request, *file)))
+    for said in request:
+        for word in ("type", "role", "imputation", "aggregation"):
+            assert getattr(said, word) in (None, getattr(one(both, said.name), word))
+    for role in NAMING:
+        assert named(both, role) == (named(request, role) or named(both, role))[:1]
+    assert lay_over(request, both) == both == lay_over(both, ())
+    assert lay_over((), file) == file
+    # Nothing comes of it that could not have been declared at once, but for a target without a type of its own.
+    naming = [column for column in both if column.role in NAMING]
+    assert read_columns({c.name: {"dataType": c.type, "role": c.role} for c in naming}) == tuple(
+        Column(c.name, c.type, c.role) for c in naming
+    )

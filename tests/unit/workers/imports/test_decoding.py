@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.judging import MAX_DEPTH
-from common.model.events import Identity
+from common.model.events import Identity, derived_id, time_id
 from common.model.mapping import Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from common.model.rules import NameRules, Rules
-from common.model.times import parse_time
+from common.model.times import parse_month_first, parse_time
 from tests.unit.common.test_naming import expected as expected_of_names
 from workers.imports.decoding import Decoded, Decoder
 from workers.imports.framing import Block
@@ -27,6 +28,8 @@ IDENTITY = Identity(b"k" * 32)
 MAPPING = Mapping(id_names=("$unique_id", "id"), time_names=("$time", "id"))
 NAMES = NameRules(longest=10, periods=False, reserved=("_id",), reserved_prefixes=("tp_",))
 LONGEST = 70
+#: Of a table whose rows are named by their moments, but for those that have an id.
+TABLE = Mapping(("id",), ("$time", "$unique_id"), month_first=True, id_is_time=True)
 RULED_MAPPING = replace(MAPPING, rules=Rules(longest=LONGEST, names=NAMES))
 BOM = b"\xef\xbb\xbf"
 
@@ -45,6 +48,9 @@ def decoder(mapping: Mapping = MAPPING, max_line: int = MAX_LINE) -> Decoder:
 PLAIN = decoder(Mapping())
 MAPPED = decoder()
 RULED = decoder(RULED_MAPPING)
+TIMED = decoder(TABLE)
+#: As most tables are: nothing but the time.
+TIMED_ONLY = decoder(replace(TABLE, id_names=(), time_names=("$time",), rules=Rules(required=(("$time",),))))
 PATIENT = decoder()
 PATIENT._typed = None  # every line goes before the patient judge
 
@@ -65,6 +71,7 @@ times = st.sampled_from(
         '"2024-02-29T12:00:00Z"', '"2024-02-29T12:00:00.123456Z"', '"2024-02-29"', '"2023-02-29"', '""',
         "0", "-1",
         "1700000000", "1700000000123", "1.5", "1e3", "1e400", "-1e400", "1e-400", "null", "true", "[]", "{}",
+        '"2/29/2024"', '"2/29/2023"', '"02-29-2024 12:00:00.000 PM"', "1709208000000", "1709208000.0",
         "9" * 30, "9" * 5000, r'"2024-02-29T12:00:00\u005a"', '"2024-02-29T24:00:00Z"', "Infinity", "0123",
     ]
 )  # fmt: skip
@@ -97,6 +104,11 @@ def objects(draw: st.DrawFn) -> str:
 
 
 good = st.integers(0, 99).map(lambda n: f'{{"$unique_id":"e{n}","$time":"2024-05-01T00:00:00Z","n":{n}}}')
+timed = st.builds(
+    lambda day, more: f'{{"$time":"{day}"{more}}}',
+    st.sampled_from(["2024-05-01", "5/1/2024", "5-2-2024 1:00 AM"]),
+    st.sampled_from(["", ',"id":"2024-05-01"', ',"id":null']),
+)
 near = st.sampled_from(
     [
         "", " ", "\r", "\t \r", "{}", "{} {}", "{}{}", "{", "}", "}{", "{}}", "{{}", '{"a":', "1}",
@@ -120,7 +132,9 @@ blocks = st.builds(
     lambda offset, mark, body: Block(offset, mark + b"\n".join(body)),
     st.sampled_from([0, 1, 2**40]),
     st.sampled_from([b"", b"", BOM]),
-    st.lists(good.map(str.encode), min_size=1, max_size=8) | st.lists(lines, min_size=1, max_size=8),
+    st.lists(good.map(str.encode), min_size=1, max_size=8)
+    | st.lists(timed.map(str.encode), min_size=1, max_size=8)
+    | st.lists(lines, min_size=1, max_size=8),
 )
 
 
@@ -130,7 +144,7 @@ blocks = st.builds(
 @given(blocks)
 @settings(max_examples=500)
 def test_the_quick_the_slow_and_the_patient_way_never_differ(block: Block) -> None:
-    for one in (MAPPED, PLAIN, RULED):
+    for one in (MAPPED, PLAIN, RULED, TIMED, TIMED_ONLY):
         slow = one._decode_by_line(block, 5)
         quick = one._decode_at_once(block)
 
@@ -275,7 +289,7 @@ def has_lone_surrogate(value: Any) -> bool:
     return False
 
 
-def verdict(line: bytes, max_line: int = MAX_LINE) -> RejectCode | str | dict[str, Any]:
+def verdict(line: bytes, mapping: Mapping = MAPPING, max_line: int = MAX_LINE) -> RejectCode | str | dict[str, Any]:
     """Say the rules over again with the standard library: a code, "blank", or the id and time."""
     if len(line) > max_line:
         return RejectCode.LINE_TOO_LONG
@@ -286,10 +300,10 @@ def verdict(line: bytes, max_line: int = MAX_LINE) -> RejectCode | str | dict[st
         text = line.decode()
     except UnicodeDecodeError:
         return RejectCode.INVALID_UTF8
-    return RejectCode.TOO_DEEP if depth_of(text) > MAX_DEPTH else judged_json(text)
+    return RejectCode.TOO_DEEP if depth_of(text) > MAX_DEPTH else judged_json(text, mapping)
 
 
-def judged_json(text: str) -> RejectCode | dict[str, Any]:
+def judged_json(text: str, mapping: Mapping) -> RejectCode | dict[str, Any]:
     try:
         value = json.loads(
             text,
@@ -302,7 +316,7 @@ def judged_json(text: str) -> RejectCode | dict[str, Any]:
         return RejectCode.INVALID_JSON
     if not isinstance(value, tuple):
         return RejectCode.NOT_AN_OBJECT
-    return RejectCode.LONE_SURROGATE if has_lone_surrogate(value) else judged_members(dict(value))
+    return RejectCode.LONE_SURROGATE if has_lone_surrogate(value) else judged_members(dict(value), mapping)
 
 
 def judged_id(event_id: Any) -> RejectCode | None:
@@ -315,26 +329,31 @@ def judged_id(event_id: Any) -> RejectCode | None:
     return RejectCode.ID_TOO_LONG if event_id is not None and len(event_id.encode()) > 512 else None
 
 
-def judged_members(members: dict[str, Any]) -> RejectCode | dict[str, Any]:
-    event_id = next((members[name] for name in MAPPING.id_names if members.get(name) is not None), None)
-    time = next((members[name] for name in MAPPING.time_names if members.get(name) is not None), None)
+def judged_members(members: dict[str, Any], mapping: Mapping) -> RejectCode | dict[str, Any]:
+    event_id = next((members[name] for name in mapping.id_names if members.get(name) is not None), None)
+    time = next((members[name] for name in mapping.time_names if members.get(name) is not None), None)
     if refused := judged_id(event_id):
         return refused
     if isinstance(time, Number):
         read = parse_time(float(time[1:]) if time.startswith("f") or len(time) > 30 else int(time[1:]))
     elif isinstance(time, str):
         read = parse_time(time)
+        if read is None and mapping.month_first:
+            read = parse_month_first(time)
     else:
         read = DEFAULT_TIME if time is None else None
-    return RejectCode.INVALID_TIME if read is None else {"id": event_id, "time": read}
+    by_time = mapping.id_is_time and event_id is None and time is not None
+    return RejectCode.INVALID_TIME if read is None else {"id": event_id, "time": read, "by time": by_time}
 
 
 @given(lines)
 @settings(max_examples=1000)
 def test_verdicts_are_those_of_the_standard_library_and_the_rules(line: bytes) -> None:
-    expected = verdict(line)
-    decoded = MAPPED.decode(Block(9, line), 4)
+    for one, mapping in ((MAPPED, MAPPING), (TIMED, TABLE)):
+        compare(one.decode(Block(9, line), 4), verdict(line, mapping), line)
 
+
+def compare(decoded: Decoded, expected: RejectCode | str | dict[str, Any], line: bytes) -> None:
     if expected == "blank":
         assert decoded == Decoded([], [], 1, 1)
     elif isinstance(expected, RejectCode):
@@ -343,8 +362,9 @@ def test_verdicts_are_those_of_the_standard_library_and_the_rules(line: bytes) -
         assert isinstance(expected, dict)
         (event,) = decoded.events
         assert event.time == expected["time"]
-        assert event.has_id == (expected["id"] is not None)
-        assert event.event_id[8] >> 7 == event.has_id
+        assert event.has_id == (expected["id"] is not None or expected["by time"])
+        assert event.event_id[8] >> 7 == (expected["id"] is not None)
+        assert (event.event_id == time_id(event.time)) == expected["by time"]
         assert event.payload == line.removesuffix(b"\r")
         assert event.odd == (rb"\u0000" in line)
 
@@ -544,6 +564,36 @@ def test_a_mapping_may_name_any_member(name: str) -> None:
     (event,) = one.decode(Block(0, row), 0).events
 
     assert event.event_id == IDENTITY.of_string("x")
+
+
+def test_a_line_is_named_by_its_moment_however_that_is_written_unless_it_has_an_id() -> None:
+    rows = [
+        b'{"$time":"2017-01-01"}',
+        b'{"$time":"1/1/2017"}',
+        b'{"$time":"2017-01-01T01:00:00.000+01:00","id":null}',
+        b'{"$time":1483228800}',
+        b'{"$time":"2017-01-01T00:00:00.000001Z"}',
+        b'{"$time":"2017-01-01","id":"a"}',
+        b'{"$time":null}',
+        b"{}",
+    ]
+    offsets = [0, *accumulate(len(row) + 1 for row in rows)]
+    events = TIMED.decode(Block(0, b"\n".join(rows)), 0).events
+    one = time_id(1_483_228_800_000_000)
+
+    assert [event.event_id for event in events] == [
+        one, one, one, one, time_id(1_483_228_800_000_001), IDENTITY.of_string("a"),
+        derived_id(7, 3, offsets[6]), derived_id(7, 3, offsets[7]),
+    ]  # fmt: skip
+    assert [event.has_id for event in events] == [True] * 6 + [False] * 2
+
+
+def test_months_come_first_only_where_the_mapping_says_so() -> None:
+    row = b'{"$time":"1/31/2017"}'
+
+    assert [reject.code for reject in PLAIN.decode(Block(0, row), 0).rejects] == [RejectCode.INVALID_TIME]
+    assert [reject.code for reject in TIMED.decode(Block(0, row.replace(b"31", b"32")), 0).rejects] == ["invalid_time"]
+    assert TIMED.decode(Block(0, row), 0).events[0].time == parse_time("2017-01-31")
 
 
 def test_a_mapping_without_names_derives_every_id() -> None:

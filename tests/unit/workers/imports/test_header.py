@@ -96,6 +96,24 @@ def test_a_column_that_the_mapping_names_is_one_value() -> None:
     assert read(b"x,x,y.id,y.id,m.o,m.n,id\n", mapping)[-1] == "id"
 
 
+FLAT = Mapping(id_names=("k.a",), time_names=("at",), dots_nest=False)
+
+
+@pytest.mark.parametrize("header", [b"a,,b,", b'""', b"a.,.a,a..b,.", b"a,a.b,a", b"a." * 512, b"k,k.a.b,at."])
+def test_where_dots_do_not_nest_every_name_is_one_member(header: bytes) -> None:
+    names = read(header, FLAT)
+    form = lay_out(names, dots_nest=False)
+
+    assert list(json.loads(form.template % ((b"1",) * len(names)))) == list(dict.fromkeys(names))
+
+
+def test_where_dots_do_not_nest_a_name_may_be_too_long_and_what_names_rows_is_one_value_all_the_same() -> None:
+    assert "longer than 1,024 bytes" in reason(b"a" * (NAME_BYTES + 1), FLAT)
+    assert "column 3 ('k.a') is there twice" in reason(b"k.a,x,k.a\n", FLAT)
+    assert "column 2 ('at') is there twice" in reason(b"at,at\n", FLAT)
+    assert "first line is blank" in reason(b"\n", FLAT)
+
+
 def test_512_levels_are_taken_and_one_more_is_not() -> None:
     deepest = ".".join("a" * 512)
     form = lay_out(read(deepest.encode()))

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.model.events import Event, Identity, derived_id
+from common.model.events import Event, Identity, derived_id, time_id
 from common.model.mapping import ColumnType, Mapping
 from common.model.rejects import KEPT_BYTES, Reject, RejectCode
 from common.model.rules import NameRules, Rules
-from common.model.times import parse_time
+from common.model.times import parse_month_first, parse_time
 from tests.unit.common.test_naming import expected as expected_of_names
 from workers.imports.decoding import Decoded
 from workers.imports.framing import Block, owned_blocks, reading_start
@@ -40,6 +40,8 @@ TYPES = (
 )
 MAPPING = Mapping(id_names=("$unique_id", "n", "a.b"), time_names=("$time", "n"), types=TYPES)
 PLAIN = Mapping()
+#: Of a table whose rows are named by their moments, but for those that have an id.
+TABLE = Mapping(("yes",), ("$time", "a.b"), dots_nest=False, month_first=True, id_is_time=True)
 
 
 def decoder(names: Sequence[str] = NAMES, mapping: Mapping = MAPPING, max_line: int = LONG) -> RowDecoder:
@@ -125,13 +127,14 @@ def typed(cell: str, kind: ColumnType | None) -> Any:
     return cell
 
 
-def made(cells: list[str], names: Sequence[str], types: dict[str, ColumnType]) -> dict[str, Any] | None:
+def made(cells: list[str], names: Sequence[str], mapping: Mapping) -> dict[str, Any] | None:
+    types = dict(mapping.types)
     row: dict[str, Any] = {}
     for name, cell in zip(names, cells, strict=True):
         value = typed(cell, types.get(name))
         if value is None:
             return None
-        *above, last = name.split(".")
+        *above, last = name.split(".") if mapping.dots_nest else [name]
         inner = row
         for part in above:
             inner = inner.setdefault(part, {})
@@ -166,7 +169,7 @@ def judged(record: Record, names: Sequence[str], mapping: Mapping, max_line: int
         return RejectCode.INVALID_CSV if record.closed else unclosed
     if len(record.cells) != len(names):
         return RejectCode.RAGGED_ROW
-    row = made([cell.decode() for cell in record.cells], names, dict(mapping.types))
+    row = made([cell.decode() for cell in record.cells], names, mapping)
     return RejectCode.INVALID_VALUE if row is None else event_of(row, record.offset, mapping)
 
 
@@ -181,6 +184,8 @@ def event_of(row: dict[str, Any], offset: int, mapping: Mapping) -> Event | Reje
     else:
         key = IDENTITY.of_string(event_id) if isinstance(event_id, str) else IDENTITY.of_integer(event_id)
     micros = DEFAULT_TIME if moment is None else parse_time(moment)
+    if micros is None and mapping.month_first:
+        micros = parse_month_first(str(moment))
     if micros is None:
         return RejectCode.INVALID_TIME
     payload = to_json(row).encode()
@@ -188,7 +193,9 @@ def event_of(row: dict[str, Any], offset: int, mapping: Mapping) -> Event | Reje
         return RejectCode.EVENT_TOO_LARGE
     if mapping.rules.names and (code := expected_of_names(payload, mapping.rules.names)):
         return code
-    return Event(key, event_id is not None, offset, micros, rb"\u0000" in payload, payload)
+    by_time = mapping.id_is_time and event_id is None and moment is not None
+    key = time_id(micros) if by_time else key
+    return Event(key, by_time or event_id is not None, offset, micros, rb"\u0000" in payload, payload)
 
 
 def expected(
@@ -296,9 +303,25 @@ numbers = st.sampled_from(
     ]
 )  # fmt: skip
 times = st.sampled_from(
-    ["", "2024-02-29T12:00:00Z", '"2024-02-29"', "2023-02-29", "1700000000", "2024-05-01T00:00:00.5+02:00"]
+    [
+        "",
+        "2024-02-29T12:00:00Z",
+        '"2024-02-29"',
+        "2023-02-29",
+        "2/29/2024",
+        "2/29/2023",
+        '"2-29-2024 12:00 pM"',
+        "1700000000",
+        "2024-05-01T00:00:00.5+02:00",
+    ]
 )
 booleans = st.sampled_from(["", "true", "FALSE", '"True"', "yes", "1"])
+timed_rows = st.builds(
+    lambda day, other, id_: f"x,1,{other},{day},,,,{id_},",
+    st.sampled_from(["2024-05-01", "5/1/2024", "5-2-2024 1:00 AM", ""]),
+    st.sampled_from(["", "6/1/2024"]),
+    st.sampled_from(["", "", "true"]),
+)
 good_rows = st.builds(
     lambda n, text: f"e{n},{n},{text},2024-05-01T00:00:00Z,,,{text},true,",
     st.integers(0, 99),
@@ -315,6 +338,7 @@ bodies = st.one_of(
     text_bodies.map(str.encode),
     text_bodies.map(str.encode),
     st.lists(st.tuples(good_rows, st.just("\n")).map("".join), max_size=200).map("".join).map(str.encode),
+    st.lists(st.tuples(timed_rows, st.just("\n")).map("".join), max_size=70).map("".join).map(str.encode),
     st.tuples(text_bodies, st.sampled_from([b"\xff", b"\xed\xa0\x80"]), text_bodies).map(
         lambda drawn: drawn[0].encode() + drawn[1] + drawn[2].encode()
     ),
@@ -369,6 +393,15 @@ def test_a_source_walked_in_any_steps_comes_to_the_same(
     assert found.lines == len(found.events) + len(found.rejects) + found.blank
 
 
+@given(sources, st.integers(20, 400), piece_sizes, st.integers(1, 4))
+@settings(max_examples=200)
+def test_a_table_comes_to_the_same_cut_or_walked(source: bytes, chunk: int, sizes: list[int], blocks: int) -> None:
+    one = decoder(mapping=TABLE)
+
+    assert cut_into_ranges(source, chunk, sizes, one) == expected(source, lines_only=True, mapping=TABLE)
+    assert walked(source, blocks, sizes, one) == expected(source, lines_only=False, mapping=TABLE)
+
+
 @given(sources, st.integers(1, 90))
 @settings(max_examples=200)
 def test_a_source_without_odd_lines_is_the_same_cut_or_walked(source: bytes, size: int) -> None:
@@ -389,12 +422,12 @@ def test_a_source_whose_events_have_rules_comes_to_what_each_of_them_says(
     assert found == expected(source, lines_only=False, mapping=mapping)
 
 
-@given(sources, st.booleans(), limits, rules)
-@settings(max_examples=300)
+@given(sources, st.booleans(), limits, rules, st.sampled_from([MAPPING, TABLE]))
+@settings(max_examples=400)
 def test_many_at_once_and_one_at_a_time_never_differ(
-    source: bytes, lines_only: bool, max_line: int, asked: Rules
+    source: bytes, lines_only: bool, max_line: int, asked: Rules, mapping: Mapping
 ) -> None:
-    one = decoder(mapping=replace(MAPPING, rules=asked), max_line=max_line)
+    one = decoder(mapping=replace(mapping, rules=asked), max_line=max_line)
     unclosed = RejectCode.QUOTED_LINE_BREAK if lines_only else RejectCode.INVALID_CSV
     pieces = [source]
     blocks = (
@@ -566,6 +599,17 @@ def test_ids_and_times_are_members_of_the_object_itself_so_that_no_dotted_name_f
     (event,) = one.decode(Block(9, b"x,2024-05-01"), 0).events
 
     assert (event.has_id, event.time) == (False, DEFAULT_TIME)
+
+
+def test_dots_that_do_not_nest_are_part_of_a_name_that_may_be_an_id_or_a_time() -> None:
+    types = (("a.", ColumnType.NUMBER),)
+    mapping = Mapping(id_names=("a.id",), time_names=("a.at",), types=types, dots_nest=False)
+    source = b"a.id,a.at,a,a.,.,,a,a..b\nx,2024-05-01,1,2,3,4,5,6\n"
+    names = read_header(source, mapping, whole=True)
+    (event,) = walked(source, 9, [LONG], decoder(names, mapping)).events
+
+    assert event.payload == b'{"a.id":"x","a.at":"2024-05-01","a":["1","5"],"a.":2,".":"3","":"4","a..b":"6"}'
+    assert (event.event_id, event.time) == (IDENTITY.of_string("x"), parse_time("2024-05-01"))
 
 
 def test_rows_of_endpoints_become_the_objects_that_their_service_documents_for_them() -> None:
