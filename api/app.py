@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
-from api import connect, health, native, pinpoint, scarf
+from api import connect, health, native, nexosis, pinpoint, scarf
 from api.access import watch_requests
 from api.callers import Callers
 from api.proxies import BelievedProxies
@@ -37,12 +37,14 @@ def create_app(settings: Settings | None = None) -> Flask:
         OPENAPI_JSON_PATH="openapi.json",
     )
     app.wsgi_app = BelievedProxies(app.wsgi_app, settings.proxies)  # type: ignore[method-assign]  # Flask's own way
+    app.wsgi_app = nexosis.FoldedPaths(app.wsgi_app)  # type: ignore[method-assign]
     watch_requests(app)
     app.before_request(check_host)
     health.register(app, runtime.database)
     app.register_blueprint(connect.blueprint)
     app.register_blueprint(scarf.blueprint)
     app.register_blueprint(pinpoint.blueprint)
+    app.register_blueprint(nexosis.blueprint)
     native.register(app, Api(app, spec_kwargs=native.SPEC))
     app.register_error_handler(HTTPException, _refuse_http)
     return app
@@ -50,6 +52,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _refuse_http(error: HTTPException) -> ResponseReturnValue:
     """Answer unknown paths and methods in the form of the room they are nearest to."""
-    rooms = {connect.PATHS: connect.refuse_http, scarf.PATHS: scarf.refuse_http, pinpoint.PATHS: pinpoint.refuse_http}
-    nearest = (refuse for paths, refuse in rooms.items() if request.path.startswith(paths))
+    rooms = (connect, scarf, pinpoint, nexosis)
+    nearest = (room.refuse_http for room in rooms if request.path.startswith(room.PATHS))
     return next(nearest, native.refuse_http)(error)

@@ -306,13 +306,18 @@ def test_an_idempotency_key_makes_one_thing_on_all_wires(client: FlaskClient, st
     lines = {"format": "ndjson", "compression": "none"}
     mapped = client.post("/api/imports", json={**asked, **lines, "mapping": mapping}, headers=native)
     pushed = client.post("/events/c", data=b"{}", headers=connect)
+    bucket, path = url.removeprefix("s3://").split("/", 1)
+    wish = {"dataSetName": "c", "bucket": bucket, "path": path, "accessKeyId": "AK", "secretAccessKey": "S"}
+    nexosis = {"api-key": key, **once}
+    table = client.post("/v1/imports/s3", json=wish, headers=nexosis)
+    put = client.put("/v1/data/other", data=b'{"data": [{"a": 1}]}', headers=nexosis)
     again = client.post("/event-import", json=s3, headers=connect)
 
     assert (first.status_code, again.status_code) == (201, 201)
     assert (first.headers["Location"], "true") == (again.headers["Location"], again.headers["Idempotent-Replayed"])
     for refused in (other, mapped):
         assert refused.get_json()["code"] == "idempotency_key_reused", "its lines would be read by other rules"
-    assert (other.status_code, mapped.status_code, pushed.status_code) == (422, 422, 422)
+    assert [answer.status_code for answer in (other, mapped, pushed, table, put)] == [422] * 5
 
 
 # --- health
