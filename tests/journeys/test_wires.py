@@ -5,15 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
-import shlex
-import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, time
-from http.client import parse_headers
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,11 +17,10 @@ import pytest
 from deploy.local.servers import Servers
 from tests.dialects.connect import seed as connect
 from tests.dialects.scarf import seed as scarf
+from tests.journeys.curl import Curl, needs_curl
 from tests.journeys.stack import BUCKET, Answer, S3Address, Stack, open_stack, s3_client, stopped_workers, wait_until
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("curl") and shutil.which("bash")), reason="this machine has no curl, or no bash"
-)
+pytestmark = needs_curl
 
 #: What the documents allow: of imports at a time.
 LIMIT = 15
@@ -38,15 +31,6 @@ SETTINGS = {
     "PENSTOCK_CHUNK_BYTES": str(1024 * 1024),
     "PENSTOCK_SPOOL_BUCKET": SPOOL_BUCKET,
 }
-#: What the tests want of curl, and the samples do not say.
-CURLRC = """
-silent
-show-error
-noproxy = "*"
-max-time = 60
-dump-header = "headers"
-output = "body"
-"""
 LARGE = 200_000
 WIRES = ["native", "connect", "scarf"]
 #: Two events, one of them twice, and a line that is none.
@@ -58,64 +42,8 @@ MIXED = b"""\
 """ % {b"package": scarf.PACKAGE.encode()}
 
 
-class Curl:
-    """curl, with a stack in the place of the vendors."""
-
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.stack, self.folder = stack, folder
-        (folder / ".curlrc").write_text(CURLRC)
-        service = stack.service
-        #: What is filled in where a sample leaves it open.
-        self.filled = {
-            "https://api.getconnect.io": service.api,
-            "https://api.scarf.sh": service.api,
-            "YOUR_PROJECT_ID": service.project.id,
-            "YOUR_API_KEY": service.api_key,
-            "YOUR_ACCESS_KEY_ID": stack.key_id,
-            "YOUR_SECRET_ACCESS_KEY": stack.canary,
-            "NOT_TELLING": stack.canary,
-            "{token}": service.api_key,
-            "{owner}": service.project.name,
-        }
-        self._headers = {
-            "bearer": [f"Authorization: Bearer {service.api_key}"],
-            "connect": [f"X-Project-Id: {service.project.id}", f"X-API-Key: {service.api_key}"],
-        }
-
-    def fill(self, sample: str) -> str:
-        for left_open, value in self.filled.items():
-            sample = sample.replace(left_open, value)
-        return sample
-
-    def run(self, script: str, *, ends: int = 0) -> Answer:
-        """Run a sample, which ends with this status, and return the answer that its one call got."""
-        for name in ("headers", "body"):
-            (self.folder / name).unlink(missing_ok=True)
-        environment = {"PATH": os.environ["PATH"], "CURL_HOME": str(self.folder)}
-        command = ["bash", "-euc", self.fill(script)]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )
-        assert done.returncode == ends, done.stderr
-        return self._read()
-
-    def _read(self) -> Answer:
-        # Before the answer there may be others, such as 100 Continue.
-        said = (self.folder / "headers").read_bytes().strip().split(b"\r\n\r\n")[-1]
-        status, _, rest = said.partition(b"\r\n")
-        headers = parse_headers(BytesIO(rest + b"\r\n\r\n"))
-        body = self.folder / "body"
-        content = body.read_bytes() if body.exists() else b""
-        is_json = headers.get_content_type() == "application/json" and content
-        return Answer(int(status.split()[1]), dict(headers.items()), json.loads(content) if is_json else content)
-
-    def ask(self, path: str, *arguments: str, wire: str = "bearer") -> Answer:
-        """Call with the key as a wire wants it; a path, or an address that the service gave."""
-        url = path if path.startswith("http") else self.stack.service.api + path
-        headers = [part for header in self._headers[wire] for part in ("-H", header)]
-        return self.run(shlex.join(["curl", *headers, *arguments, url]))
-
-    # --- one import, on each wire
+class Wires(Curl):
+    """curl, as a caller of each wire."""
 
     def start(self, wire: str, content: bytes, collection: str) -> str:
         """Import events by a wire, which keeps them in a collection of its own if it is Scarf's; return the id."""
@@ -171,8 +99,8 @@ def stack(wired_stack: Stack) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def curl(stack: Stack, tmp_path: Path) -> Curl:
-    return Curl(stack, tmp_path)
+def curl(stack: Stack, tmp_path: Path) -> Wires:
+    return Wires(stack, tmp_path)
 
 
 def events_of(stack: Stack, import_id: str) -> list[bytes]:
@@ -184,7 +112,7 @@ def events_of(stack: Stack, import_id: str) -> list[bytes]:
     return [row.payload.encode() for row in rows]
 
 
-def follow(curl: Curl, location: str, end: str) -> dict[str, Any]:
+def follow(curl: Wires, location: str, end: str) -> dict[str, Any]:
     """Watch a job of Connect's where its Location tells to, to its end, which is to be this one."""
 
     def ended() -> dict[str, Any] | None:
@@ -200,7 +128,7 @@ def follow(curl: Curl, location: str, end: str) -> dict[str, Any]:
 # --- Connect
 
 
-def test_connects_sample_of_an_import_runs_as_it_stands(curl: Curl, stack: Stack) -> None:
+def test_connects_sample_of_an_import_runs_as_it_stands(curl: Wires, stack: Stack) -> None:
     with s3_client(stack.s3) as client:
         client.put_object(Bucket=IMPORT_BUCKET, Key="purchases.json", Body=connect.FILE)
     created = curl.run(connect.SCRIPT)
@@ -214,7 +142,7 @@ def test_connects_sample_of_an_import_runs_as_it_stands(curl: Curl, stack: Stack
     assert events_of(stack, created.headers["Location"].rsplit("/", 1)[1]) == connect.FILE.splitlines()
 
 
-def test_connects_samples_of_exports_run_as_they_stand(curl: Curl, stack: Stack, collection: str) -> None:
+def test_connects_samples_of_exports_run_as_they_stand(curl: Wires, stack: Stack, collection: str) -> None:
     wait_until(lambda: datetime.now(UTC).time() < time(23, 59, 40), what="today has a while to go")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     lines = [
@@ -255,7 +183,7 @@ def as_imported(events: Iterable[dict[str, Any]], *, filled: bool = True) -> lis
 # --- Scarf
 
 
-def test_scarfs_sample_runs_as_it_stands(curl: Curl, stack: Stack) -> None:
+def test_scarfs_sample_runs_as_it_stands(curl: Wires, stack: Stack) -> None:
     (curl.folder / "events.ndjson").write_bytes(scarf.FILE)
     answer = curl.run(scarf.SCRIPT)
     assert answer.status == 200
@@ -281,7 +209,7 @@ def test_scarfs_sample_runs_as_it_stands(curl: Curl, stack: Stack) -> None:
     assert (again["error_log_sample"], again["warning_log_sample"]) == ([], [])
 
 
-def test_scarfs_log_tells_of_each_line_that_was_not_taken_and_of_the_end(curl: Curl) -> None:
+def test_scarfs_log_tells_of_each_line_that_was_not_taken_and_of_the_end(curl: Wires) -> None:
     content = b'{"$time": "2024-06-04T00:00:00Z"}\n{"$package": "%s"}\n{\n' % scarf.PACKAGE.encode() + scarf.FILE
     started = curl.send(content).body["id"]
     document = curl.end_of_scarf(started)
@@ -301,7 +229,7 @@ def test_scarfs_log_tells_of_each_line_that_was_not_taken_and_of_the_end(curl: C
     assert (document["error_log_sample"], document["warning_log_sample"]) == (log[1:3], log[:1])
 
 
-def test_scarfs_list_goes_on_behind_the_last_import_of_a_page(curl: Curl) -> None:
+def test_scarfs_list_goes_on_behind_the_last_import_of_a_page(curl: Wires) -> None:
     ids = [curl.start("scarf", scarf.FILE, "") for _ in range(5)]
     for import_id in ids:
         curl.end_of_scarf(import_id)
@@ -314,7 +242,7 @@ def test_scarfs_list_goes_on_behind_the_last_import_of_a_page(curl: Curl) -> Non
 
 
 def test_the_script_as_it_is_printed_sends_an_empty_body_which_is_an_import_of_no_events(
-    curl: Curl, stack: Stack
+    curl: Wires, stack: Stack
 ) -> None:
     """For want of a backslash curl is not told of the file: what follows is another command, which there is not."""
     printed = scarf.SCRIPT.replace("/import \\\n", "/import\n")
@@ -336,7 +264,7 @@ def test_the_script_as_it_is_printed_sends_an_empty_body_which_is_an_import_of_n
     ],
 )
 def test_an_artifact_of_the_path_is_that_of_events_which_name_none(
-    curl: Curl, stack: Stack, path: str, named: bytes
+    curl: Wires, stack: Stack, path: str, named: bytes
 ) -> None:
     artifact, other = str(uuid4()).upper(), str(uuid4())
     own = b'{"$time":"2024-06-04T00:00:00Z",' + named % other.encode() + b"}"
@@ -348,7 +276,7 @@ def test_an_artifact_of_the_path_is_that_of_events_which_name_none(
     assert events_of(stack, started) == [filled, own]
 
 
-def test_a_body_of_200_000_lines_comes_in_pieces_and_by_gzip(curl: Curl, stack: Stack) -> None:
+def test_a_body_of_200_000_lines_comes_in_pieces_and_by_gzip(curl: Wires, stack: Stack) -> None:
     """By the path that names the package, which the events do not."""
     lines = [
         b'{"$time":"2024-06-04T00:%02d:%02dZ","$unique_id":"large-%d","n":%d}' % (n // 60 % 60, n % 60, n, n)
@@ -373,7 +301,7 @@ def test_a_body_of_200_000_lines_comes_in_pieces_and_by_gzip(curl: Curl, stack: 
     assert (found.events, found.digest) == (LARGE, digest)
 
 
-def test_the_sixteenth_import_is_refused_in_the_words_of_each_wire(curl: Curl, stack: Stack, collection: str) -> None:
+def test_the_sixteenth_import_is_refused_in_the_words_of_each_wire(curl: Wires, stack: Stack, collection: str) -> None:
     with stopped_workers(stack):
         ids = [curl.start(WIRES[number % 3], scarf.FILE, collection) for number in range(LIMIT)]
         assert curl.listed_by_scarf("status=importing", "per_page=50") == ids[::-1]
@@ -398,7 +326,7 @@ def test_the_sixteenth_import_is_refused_in_the_words_of_each_wire(curl: Curl, s
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_an_import_is_told_of_alike_whichever_wire_it_came_by(curl: Curl, stack: Stack, wire: str) -> None:
+def test_an_import_is_told_of_alike_whichever_wire_it_came_by(curl: Wires, stack: Stack, wire: str) -> None:
     collection = "scarf" if wire == "scarf" else f"alike-{wire}"
     import_id = curl.start(wire, MIXED.replace(b'"a"', b'"%s"' % f"a-{wire}".encode()), collection)
     by_scarf = curl.end_of_scarf(import_id)
@@ -425,7 +353,7 @@ def test_an_import_is_told_of_alike_whichever_wire_it_came_by(curl: Curl, stack:
 @pytest.mark.parametrize("ending", ["native", "scarf"])
 @pytest.mark.parametrize("wire", WIRES)
 def test_an_import_of_any_wire_is_ended_by_any_that_can(
-    curl: Curl, stack: Stack, collection: str, wire: str, ending: str
+    curl: Wires, stack: Stack, collection: str, wire: str, ending: str
 ) -> None:
     with stopped_workers(stack):
         import_id = curl.start(wire, scarf.FILE, collection)
