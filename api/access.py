@@ -28,6 +28,8 @@ def _begin() -> None:
     given = request.headers.get(HEADER, "")
     g.request_id = given if _GIVEN.fullmatch(given) else new_id()
     g.begun = time.perf_counter()
+    # As a worker does before each task: whatever this thread did before is another piece of work.
+    unbind()
     bind(request_id=g.request_id)
 
 
