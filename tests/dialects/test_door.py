@@ -24,6 +24,7 @@ from api.app import create_app
 from common.ledger.database import Database
 from common.ledger.migrate import migrate
 from common.settings import Settings
+from common.telemetry import bind
 from deploy.local.servers import Servers
 from tests.stage import Stage, event, ndjson
 
@@ -68,6 +69,7 @@ def start(client: FlaskClient, stage: Stage, key: str, **more: Any) -> Any:
 def test_a_request_is_one_line_that_says_who_asked_what_and_what_came_of_it(
     client: FlaskClient, stage: Stage, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    bind(chunk="of what the thread did before")
     created = start(client, stage, key)
     accepted, line = told(capsys)
 

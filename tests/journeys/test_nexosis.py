@@ -310,7 +310,7 @@ def test_rows_are_taken_the_place_of_and_deleted_by_their_moments(curl: Nexosis,
 def test_of_two_files_at_once_one_settles_what_names_the_rows_of_a_new_dataset(
     curl: Nexosis, collection: str, stack: Stack
 ) -> None:
-    """Each file has its own column of dates: rows of the other have none where the dataset has its timestamp."""
+    """Each file has its own column of dates: the other has none where the dataset has its timestamp."""
     files = {by: [{by: f"2020-01-{n:02}", "n": f"{by}-{n}"} for n in range(1, 29)] for by in ("saleDay", "shippingDay")}
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %(name)s AND wait_event_type = 'Lock'"
     with stack.database.aside() as tx:
@@ -321,13 +321,13 @@ def test_of_two_files_at_once_one_settles_what_names_the_rows_of_a_new_dataset(
         wait_until(lambda: stack.value(waiting, name=WORKER) == 2, what="two workers wait for the dataset")
     ended = {by: curl.end(import_id).body for by, import_id in ids.items()}
 
-    assert {one["status"] for one in ended.values()} == {"completed"}
     dataset = curl.told(f"/v1/data/{collection}")
     (by,) = (column for column, said in dataset["columns"].items() if said.get("role") == "timestamp")
     (other,) = files.keys() - {by}
     assert dataset["data"] == [{**row, by: row[by] + "T00:00:00.0000000Z"} for row in files[by]]
-    assert ended[by]["messages"] == []
-    assert ended[other]["messages"][-1]["message"].startswith("Rows that could not be imported: 28.")
+    assert (ended[by]["status"], ended[by]["messages"]) == ("completed", [])
+    assert ended[other]["status"] == "failed"
+    assert "and the file has no such column." in ended[other]["messages"][-1]["message"]
 
 
 # --- whatever dies

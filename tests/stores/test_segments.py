@@ -162,7 +162,8 @@ def test_a_segment_that_takes_too_long_to_count_is_left_and_not_begun_again_each
         sweep(stage.runtime)
     left = find(stage, status.segment_id)
 
-    assert begun == [status.id] * 2, "once at its end, and once by the sweep"
+    # There may be segments that other tests have left.
+    assert begun.count(status.id) == 2, "once at its end, and once by the sweep"
     assert left
     assert (left.members, left.by_member) == (1, {})
 
