@@ -54,9 +54,9 @@ MODULES = {
     "bench": "tests.bench",
     "penstock": "api.command",
 }
-#: All tests: journeys by one process, since many of them have to meet a worker at an instant, and the others by two
-#: with servers of their own, a file at a time. One alone kept 1.1 of two cores busy.
-ALL_TESTS = (["-n", "2", "--dist", "loadfile", "--ignore=tests/journeys"], ["tests/journeys"])
+#: All tests: those that have to meet a worker at an instant, as most journeys have, by one process, the others by two
+#: with servers of their own, a file at a time. One alone keeps 1.1 of two cores busy.
+ALL_TESTS = (["-n", "2", "--dist", "loadfile", "-m", "not alone"], ["-m", "alone", "tests/journeys"])
 
 
 class Stop(Exception):

@@ -13,6 +13,8 @@ from tests.journeys.stack import BUCKET, S3Address, Stack, checked_stack, s3_cli
 
 #: The stacks that several files share, in the order in which they are used.
 SHARED = ("shared_stack", "dripping_stack")
+#: Files in which nothing is killed or stopped while something else is under way.
+UNHURRIED = {"test_corpus", "test_refused_objects", "test_same_result", "test_wires"}
 #: What ends those of them that run: the last journey that uses one. A stack that idles takes a quarter of a core for
 #: its sweeps, and three at a time left the journeys little more than one of two.
 _ends: dict[str, ExitStack] = {}
@@ -23,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "journeys" in item.path.parts:
             item.add_marker(pytest.mark.journey)
+            if item.path.stem not in UNHURRIED:
+                item.add_marker(pytest.mark.alone)
     items.sort(key=_turn)
 
 
