@@ -55,8 +55,9 @@ MODULES = {
     "penstock": "api.command",
 }
 #: All tests: those that have to meet a worker at an instant, as most journeys have, by one process, the others by two
-#: with servers of their own, a file at a time. One alone keeps 1.1 of two cores busy.
-ALL_TESTS = (["-n", "2", "--dist", "loadfile", "-m", "not alone"], ["-m", "alone", "tests/journeys"])
+#: with servers of their own, a file at a time. One alone keeps 1.1 of two cores busy. Those that run benchmarks have a
+#: command of their own: test -m bench.
+ALL_TESTS = (["-n", "2", "--dist", "loadfile", "-m", "not alone and not bench"], ["-m", "alone", "tests/journeys"])
 
 
 class Stop(Exception):
