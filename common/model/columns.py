@@ -113,7 +113,7 @@ class ColumnsFault(ValueError):
 _MOST_TOLD = 10
 #: Characters that are shown of a name.
 _SHOWN = 100
-#: Names that one is compared with: 10,000 took half a second.
+#: Names that one is compared with: 10,000 took 0.33 s, and 1,000 take 0.03.
 _FEW = 1000
 
 
