@@ -10,8 +10,8 @@ import msgspec
 
 from common.errors import Refusal
 from common.model.collections import StoredEvent
-from common.model.columns import Columns, DataType, read_moment
-from common.model.times import as_datetime
+from common.model.columns import Columns, DataType
+from common.model.times import as_datetime, parse_any_time
 
 Row = dict[str, str | None]
 
@@ -60,7 +60,7 @@ def _read_cell(value: msgspec.Raw) -> str | None:
 
 def _normalise(text: str | None) -> str | None:
     """Return a date in the one form, in UTC with seven decimals; what is none stays what it is."""
-    moment = None if text is None else read_moment(text)
+    moment = None if text is None else parse_any_time(text)
     if moment is None:
         return text
     return as_datetime(moment).replace(tzinfo=None).isoformat(timespec="microseconds") + "0Z"

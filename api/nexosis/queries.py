@@ -12,9 +12,8 @@ from urllib.parse import urlencode
 from api.nexosis.parse import invalid
 from common.errors import Refusal
 from common.model.collections import MAX_NAME, check_collection
-from common.model.columns import read_moment
 from common.model.imports import ImportOrder, Listing
-from common.model.times import as_datetime
+from common.model.times import as_datetime, parse_any_time
 
 #: Items of a page that nobody asks the size of, and at the most.
 PAGE, MOST_OF_A_PAGE = 50, 1000
@@ -200,7 +199,7 @@ def _read_name(text: str) -> str | None:
 
 
 def _read_time(text: str) -> datetime | None:
-    micros = read_moment(text)
+    micros = parse_any_time(text)
     if micros is None:
-        micros = read_moment(_LOST_PLUS.sub("+", text))
+        micros = parse_any_time(_LOST_PLUS.sub("+", text))
     return None if micros is None else as_datetime(micros)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from common.errors import Refusal
+from common.ledger import collections
 from common.ledger.database import Tx
 from common.ledger.queries import load_queries
 from common.ledger.rows import check_page, columns_json, columns_of, mapping_of, remembered_json
@@ -85,7 +86,7 @@ def page_tables(tx: Tx, project_id: str, *, containing: str | None, page: int, s
 
     ``containing``: of those that contain a text, in letters of any case.
     """
-    if containing is not None and "\0" in containing:
+    if containing is not None and not collections.can_be_stored(containing):
         return [], 0
     place = {"offset": min(page * size, _FAR), "size": size}
     row = tx.one(_SQL["page_tables"], project_id=project_id, containing=containing, **place)

@@ -259,7 +259,7 @@ def _infer_type(texts: list[str]) -> DataType:
     lowered = set(map(str.lower, texts))
     if any(lowered <= pair for pair in _PAIRS):
         return DataType.LOGICAL
-    return DataType.STRING if None in map(read_moment, texts) else DataType.DATE
+    return DataType.STRING if None in map(parse_any_time, texts) else DataType.DATE
 
 
 def _is_plain(value: Any) -> bool:
@@ -268,13 +268,8 @@ def _is_plain(value: Any) -> bool:
 
 def _differ(values: list[Any], count: int) -> bool:
     """Tell whether each of so many rows has a moment of its own."""
-    moments = {read_moment(value) for value in values if isinstance(value, str)} - {None}
+    moments = {parse_any_time(value) for value in values if isinstance(value, str)} - {None}
     return len(moments) == count > 0
-
-
-def read_moment(text: str) -> int | None:
-    """Return a date as a table may write it, in microseconds since 1970-01-01 UTC; None where it is none."""
-    return parse_any_time(text)
 
 
 # --- what they come to -----------------------------------------------------------------------------------------------

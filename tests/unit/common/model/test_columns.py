@@ -29,11 +29,11 @@ from common.model.columns import (
     infer_columns,
     lay_over,
     read_columns,
-    read_moment,
     rules_of,
     with_defaults,
 )
 from common.model.mapping import Mapping
+from common.model.times import parse_any_time
 
 NAMING = {Role.KEY, Role.TIMESTAMP}
 
@@ -250,7 +250,7 @@ def test_no_more_than_the_first_rows_and_so_many_columns_are_looked_at() -> None
     ],
 )
 def test_a_moment_is_read_as_it_is_written_anywhere(text: str, moment: datetime | None) -> None:
-    assert read_moment(text) == (None if moment is None else round(moment.timestamp() * 1_000_000))
+    assert parse_any_time(text) == (None if moment is None else round(moment.timestamp() * 1_000_000))
 
 
 # --- what they come to -----------------------------------------------------------------------------------------------
